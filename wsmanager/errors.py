@@ -1,0 +1,267 @@
+"""Every error of the package, in families that say who acts on it.
+
+`ReplyError` is *replied* to the client and the connection lives; `Disconnect` ends the connection;
+`Refused` ends the handshake. The rest is raised at the application's own code. `to_client` is the
+one place that decides which of the families an exception belongs to: what is none of them is a bug,
+and a bug's text never reaches a client.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+__all__ = [
+    "AuthenticationError",
+    "CloseCode",
+    "ConfigurationError",
+    "ConnectionClosed",
+    "ConnectionLimitReached",
+    "Disconnect",
+    "DuplicateConnectionId",
+    "EncodeError",
+    "Forbidden",
+    "HandlerFailed",
+    "HandlerTimeout",
+    "InvalidMessage",
+    "InvalidMove",
+    "InvalidName",
+    "InvalidPayload",
+    "MissingDependency",
+    "OriginRefused",
+    "RateLimited",
+    "Refused",
+    "ReplyError",
+    "RoomLimitReached",
+    "SuspiciousMessage",
+    "TooManyHandshakes",
+    "UnknownMessageType",
+    "WSManagerError",
+    "WrongEventLoop",
+    "should_reconnect",
+    "to_client",
+]
+
+
+class CloseCode(enum.IntEnum):
+    """The close codes the manager sends. 4000-4499 invite a reconnect, 4500-4999 do not."""
+
+    NORMAL = 1000
+    SERVICE_RESTART = 1012
+    CLOSED = 4000
+    SHUTDOWN = 4001
+    SERVER_ERROR = 4004
+    TOKEN_EXPIRED = 4005
+    SLOW = 4008
+    NO_HEARTBEAT = 4012
+    UNHEALTHY = 4013
+    INBOX_OVERFLOW = 4014
+    TOO_MANY_REQUESTS = 4029
+    BAD_TOKEN = 4500
+    BAD_REQUEST = 4501
+    NEVER_AUTHENTICATED = 4502
+    REPLACED = 4503
+    CONNECTION_LIMIT = 4504
+    FORBIDDEN = 4507
+    TOO_MANY_ERRORS = 4509
+
+
+_RECONNECT_BELOW_4000 = frozenset({1001, 1006, 1012})
+
+
+def should_reconnect(code: int) -> bool:
+    """Whether a client that sees this close code should come back by itself."""
+    return 4000 <= code < 4500 or code in _RECONNECT_BELOW_4000
+
+
+class WSManagerError(Exception):
+    """The base of everything the package raises on purpose."""
+
+
+# --- Replied: the client did something that it can mend; the connection lives.
+
+
+class ReplyError(WSManagerError):
+    """Sent to the client as ``{"type": "error", "data": {"code", "message", ...}}``.
+
+    Handlers may raise it with a code of their own. ``message`` is shown to the client as it is.
+    """
+
+    default_code: ClassVar[str] = "error"
+    temporary: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.retry_after_ms = retry_after_ms
+
+
+class InvalidMessage(ReplyError):
+    """The frame is not a message; ``code`` says what is wrong with it."""
+
+    default_code = "invalid_message"
+
+
+class InvalidPayload(InvalidMessage):
+    """``data`` does not fit the type that the handler asks for."""
+
+    default_code = "invalid_payload"
+
+
+class SuspiciousMessage(InvalidMessage):
+    """The message holds a pattern that the validator refuses."""
+
+    default_code = "forbidden_pattern"
+
+
+class UnknownMessageType(InvalidMessage):
+    """No handler takes this ``type``."""
+
+    default_code = "unknown_type"
+
+
+class InvalidName(ReplyError, ValueError):
+    """A room, user, tenant or connection name that is empty, too long or holds control characters."""
+
+    default_code = "invalid_name"
+
+
+class RoomLimitReached(ReplyError):
+    """The connection is in as many rooms as it may be."""
+
+    default_code = "room_limit"
+
+
+class Forbidden(ReplyError):
+    """The client lacks the right. Absent and forbidden things answer alike."""
+
+    default_code = "forbidden"
+
+
+class RateLimited(ReplyError):
+    """Over the limit; ``retry_after_ms`` says when to try again."""
+
+    default_code = "rate_limited"
+    temporary = True
+
+
+class HandlerTimeout(ReplyError):
+    """The handler took longer than it may."""
+
+    default_code = "handler_timeout"
+    temporary = True
+
+
+class HandlerFailed(ReplyError):
+    """The handler raised something that is no business of the client."""
+
+    default_code = "internal_error"
+    temporary = True
+
+
+# --- Disconnects: the connection ends, with a code that says whether to come back.
+
+
+class Disconnect(WSManagerError):
+    """Ends the connection. Handlers and hooks may raise it."""
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(f"{int(code)} {reason}".rstrip())
+        self.code = int(code)
+        self.reason = reason
+
+
+# --- Refusals: the handshake ends before there is a connection.
+
+
+class Refused(WSManagerError):
+    """The handshake is refused: an HTTP status where the server can send one, else a close code."""
+
+    status: ClassVar[int] = 403
+    close_code: ClassVar[CloseCode] = CloseCode.FORBIDDEN
+    default_code: ClassVar[str] = "refused"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.retry_after_ms = retry_after_ms
+
+
+class AuthenticationError(Refused):
+    """Missing or unusable credentials; ``code`` says which rule they broke."""
+
+    status = 401
+    close_code = CloseCode.BAD_TOKEN
+    default_code = "authentication_failed"
+
+
+class OriginRefused(Refused):
+    """The page that opened the socket is of an origin that may not."""
+
+    default_code = "origin_refused"
+
+
+class ConnectionLimitReached(Refused):
+    """One more connection of this user, address, tenant or node is one too many."""
+
+    status = 429
+    close_code = CloseCode.CONNECTION_LIMIT
+    default_code = "connection_limit"
+
+
+class TooManyHandshakes(Refused):
+    """The address opens sockets faster than it may."""
+
+    status = 429
+    close_code = CloseCode.TOO_MANY_REQUESTS
+    default_code = "too_many_handshakes"
+
+
+# --- Raised at the application.
+
+
+class ConnectionClosed(WSManagerError):
+    """The connection is closed; nothing more can be sent on it."""
+
+
+class DuplicateConnectionId(WSManagerError, ValueError):
+    """The connection id asked for is in use."""
+
+
+class InvalidMove(WSManagerError, RuntimeError):
+    """A connection cannot go from this status to that one."""
+
+
+class ConfigurationError(WSManagerError, ValueError):
+    """A setting is wrong; the text names it and says what is allowed."""
+
+
+class EncodeError(WSManagerError, TypeError):
+    """A message of the application cannot be encoded; nothing was sent to anybody."""
+
+
+class MissingDependency(WSManagerError, ImportError):
+    """An optional package is not installed; the text names the extra that brings it."""
+
+
+class WrongEventLoop(WSManagerError, RuntimeError):
+    """The manager holds connections of another event loop."""
+
+
+_BUG = "The server could not process this message."
+
+
+def to_client(error: BaseException) -> ReplyError | Disconnect:
+    """What the client of a connection is told about `error`.
+
+    Guaranteed: the answer holds no text of an exception that was not meant for clients.
+    """
+    if isinstance(error, ReplyError | Disconnect):
+        return error
+    if isinstance(error, Refused):
+        return Disconnect(error.close_code, error.code)
+    if isinstance(error, ConnectionClosed):
+        return Disconnect(CloseCode.CLOSED, "closed")
+    return HandlerFailed(_BUG)
