@@ -1,1 +1,87 @@
-"""wsmanager."""
+"""The WebSocket layer for ASGI applications: authenticated, limited, validated, watched, reachable."""
+
+from __future__ import annotations
+
+from .analytics import MessageAnalytics
+from .auth import JWTAuth
+from .config import Tier, WebSocketConfig
+from .connection import Connection
+from .errors import (
+    AuthenticationError,
+    CloseCode,
+    ConfigurationError,
+    ConnectionClosed,
+    Disconnect,
+    DuplicateConnectionId,
+    EncodeError,
+    Forbidden,
+    InvalidMessage,
+    InvalidName,
+    InvalidPayload,
+    RateLimited,
+    Refused,
+    ReplyError,
+    RoomLimitReached,
+    SuspiciousMessage,
+    WrongEventLoop,
+    WSManagerError,
+)
+from .health import ConnectionHealthMonitor, WeightedHealthScorer
+from .manager import ConnectionManager
+from .messages import (
+    ALL,
+    ConnectionStatus,
+    Delivery,
+    DeliveryReport,
+    HealthStatus,
+    InboundMessage,
+    MessagePriority,
+    Pushed,
+)
+from .priority_queue import MessagePriorityQueue
+from .rate_limit import AdaptiveRateLimiter
+from .routing import Provide
+from .validation import SecurityValidator
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALL",
+    "AdaptiveRateLimiter",
+    "AuthenticationError",
+    "CloseCode",
+    "ConfigurationError",
+    "Connection",
+    "ConnectionClosed",
+    "ConnectionHealthMonitor",
+    "ConnectionManager",
+    "ConnectionStatus",
+    "Delivery",
+    "DeliveryReport",
+    "Disconnect",
+    "DuplicateConnectionId",
+    "EncodeError",
+    "Forbidden",
+    "HealthStatus",
+    "InboundMessage",
+    "InvalidMessage",
+    "InvalidName",
+    "InvalidPayload",
+    "JWTAuth",
+    "MessageAnalytics",
+    "MessagePriority",
+    "MessagePriorityQueue",
+    "Provide",
+    "Pushed",
+    "RateLimited",
+    "Refused",
+    "ReplyError",
+    "RoomLimitReached",
+    "SecurityValidator",
+    "SuspiciousMessage",
+    "Tier",
+    "WSManagerError",
+    "WebSocketConfig",
+    "WeightedHealthScorer",
+    "WrongEventLoop",
+]

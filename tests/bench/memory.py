@@ -1,0 +1,70 @@
+"""What one idle connection costs beyond the task that any ASGI application has for it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+from typing import Any
+
+from .fakes import FRAME, App, FakeSocket, bare, make_manager, scope_for, settle
+
+
+async def _open(app: App, scopes: list[dict[str, Any]]) -> tuple[list[FakeSocket], list[asyncio.Task[None]]]:
+    sockets = [FakeSocket() for _ in scopes]
+    tasks = [
+        asyncio.ensure_future(app(scope, socket.receive, socket.send))
+        for scope, socket in zip(scopes, sockets, strict=True)
+    ]
+    await settle()
+    for socket in sockets:
+        socket.feed({"type": "websocket.receive", "text": FRAME})
+    await settle()
+    return sockets, tasks
+
+
+async def _bytes_per_socket(app: App, count: int, users: int) -> tuple[float, int]:
+    scopes = [scope_for(number, users) for number in range(count)]
+    gc.collect()
+    tracemalloc.start()
+    sockets, tasks = await _open(app, scopes)
+    assert sum(socket.sent for socket in sockets) == 2 * count
+    gc.collect()
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    for socket in sockets:
+        socket.feed({"type": "websocket.disconnect", "code": 1000})
+    await asyncio.gather(*tasks)
+    return used / count, used
+
+
+async def measure_memory(scale: float) -> list[dict[str, Any]]:
+    count = int(100_000 * scale)
+    without, _ = await _bytes_per_socket(bare, count, count)
+    manager = make_manager(count)
+    with_manager, _ = await _bytes_per_socket(manager.endpoint, count, count)
+    await manager.aclose()
+    added = (with_manager - without) / 1024
+    many = int(150_000 * scale)
+    manager = make_manager(many)
+    _, total = await _bytes_per_socket(manager.endpoint, many, int(100_000 * scale))
+    await manager.aclose()
+    megabytes = (total - without * many) / 1e6 / scale
+    return [
+        {
+            "id": "P9",
+            "measure": f"KiB a connection adds ({count} sockets)",
+            "value": added,
+            "floor": 1.1,
+            "target": 0.8,
+            "met": added <= 1.1,
+        },
+        {
+            "id": "P11",
+            "measure": f"MB that {many} sockets of two thirds as many users add",
+            "value": megabytes,
+            "floor": 165,
+            "target": 120,
+            "met": megabytes <= 165,
+        },
+    ]

@@ -1,0 +1,205 @@
+"""Adopting a socket inside an endpoint that keeps its own loop: the third door."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Awaitable, Generator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .connection import Connection
+from .errors import CloseCode, ConfigurationError, ConnectionClosed, Refused
+from .inbound import Item, ReadAhead
+from .messages import Frame, InboundMessage
+from .pipeline import Pipeline
+from .transport import Event, frame_of
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .engine import Engine
+
+__all__ = ["Adoption", "Guard", "WebSocketLike"]
+
+
+class WebSocketLike(Protocol):
+    """What is needed of a Starlette or FastAPI ``WebSocket``."""
+
+    scope: Any
+    client_state: Any
+    application_state: Any
+    _receive: Any
+    _send: Any
+
+    def receive(self) -> Awaitable[Any]: ...
+    def accept(self, subprotocol: str | None = None) -> Awaitable[None]: ...
+
+
+class Guard:
+    """Stands in the socket's own ``receive`` and ``send``: whatever the endpoint calls is checked."""
+
+    def __init__(self, conn: Connection, pipeline: Pipeline) -> None:
+        self._conn = conn
+        self._pipeline = pipeline
+        self._passed: tuple[Frame, InboundMessage] | None = None
+        self.socket: weakref.ref[Any] | None = None
+        """Tells when the endpoint has dropped the socket without a word."""
+
+    async def receive(self) -> Event:
+        """The next event that is the application's to see."""
+        conn = self._conn
+        self._passed = None
+        while True:
+            if conn.ahead is not None:
+                item = await conn.ahead.next()
+                if item is not None:
+                    return self._hand_over(*item[0])
+                conn.ahead = None
+            event = await conn.receive()
+            if event["type"] == "websocket.disconnect":
+                conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
+                return event
+            item = self.admit(event)
+            if item is not None:
+                return self._hand_over(*item[0])
+
+    def _hand_over(self, event: Event, message: InboundMessage) -> Event:
+        self._passed = (frame_of(event), message)
+        return event
+
+    def admit(self, event: Event) -> Item | None:
+        """`event` with its message, checked; None when it was answered."""
+        frame = frame_of(event)
+        message = self._pipeline.inspect(self._conn, frame)
+        return None if message is None else ((event, message), len(frame))
+
+    def take_passed(self, frame: Frame) -> InboundMessage | None:
+        """The message of `frame`, if it is the very object that was handed over last: its checks are
+        done and paid for."""
+        passed, self._passed = self._passed, None
+        return passed[1] if passed is not None and passed[0] is frame else None
+
+    def read_on(self) -> None:
+        """Read in the endpoint's stead, so that a disconnect is seen."""
+        if self._conn.ahead is None:
+            self._conn.ahead = ReadAhead(self._conn, self.admit)
+        self._conn.ahead.start()
+
+    async def send(self, event: Event) -> None:
+        """The endpoint's own send, in the connection's one order. A peer that is gone is an `OSError`,
+        which Starlette turns into `WebSocketDisconnect`."""
+        if event["type"] == "websocket.close":
+            await self._conn.close(event.get("code", CloseCode.NORMAL), event.get("reason") or "")
+            return
+        try:
+            await self._conn.send_event(event)
+        except ConnectionClosed:
+            raise ConnectionResetError("the WebSocket is closed") from None
+
+
+class Adoption:
+    """What `ConnectionManager.connect` returns: await it, or use it as ``async with``."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        pipeline: Pipeline,
+        websocket: WebSocketLike,
+        *,
+        user_id: str | None,
+        tenant: str | None,
+        connection_id: str | None,
+        metadata: dict[str, Any] | None,
+    ) -> None:
+        self._engine = engine
+        self._pipeline = pipeline
+        self._websocket = websocket
+        self._user_id = user_id
+        self._tenant = tenant
+        self._connection_id = connection_id
+        self._metadata = metadata
+        self._conn: Connection | None = None
+
+    def __await__(self) -> Generator[Any, Any, Connection]:
+        return self._adopt().__await__()
+
+    async def __aenter__(self) -> Connection:
+        self._conn = await self._adopt()
+        return self._conn
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._conn is None:
+            return
+        if error is None or isinstance(error, ConnectionClosed):
+            await self._engine.disconnect(self._conn, CloseCode.NORMAL, "")
+        elif isinstance(error, Exception):
+            await self._engine.disconnect(self._conn, CloseCode.SERVER_ERROR, "server error")
+        else:
+            self._conn.ended()
+            self._engine.farewell_soon(self._conn)
+
+    async def _adopt(self) -> Connection:
+        websocket = self._websocket
+        if websocket.application_state.name != "CONNECTING":
+            raise ConfigurationError(
+                "connect() accepts the socket itself: call it before, or instead of, websocket.accept()"
+            )
+        receive, send = websocket._receive, websocket._send
+        if websocket.client_state.name == "CONNECTING":
+            await websocket.receive()
+        try:
+            conn = await self._engine.enter(
+                websocket.scope,
+                receive,
+                send,
+                user_id=self._user_id,
+                tenant=self._tenant,
+                connection_id=self._connection_id,
+                metadata=self._metadata,
+                accept=websocket.accept,
+            )
+        except Refused as refusal:
+            websocket._send = _swallow
+            raise _for_framework(refusal) from None
+        try:
+            self._guard(conn)
+            await self._engine.greet(conn)
+        except BaseException:
+            conn.ended()
+            self._engine.farewell_soon(conn)
+            raise
+        return conn
+
+    def _guard(self, conn: Connection) -> None:
+        guard = Guard(conn, self._pipeline)
+        engine = self._engine
+
+        def dropped(_: object) -> None:
+            conn.ended()
+            engine.farewell_soon(conn)
+
+        conn.guard = guard
+        self._websocket._receive, self._websocket._send = guard.receive, guard.send
+        guard.socket = weakref.ref(self._websocket, dropped)
+
+
+async def _swallow(event: Event) -> None:
+    """The refusal was sent; what the framework says to it goes nowhere."""
+
+
+def _for_framework(refusal: Refused) -> Refused:
+    """The same refusal as an exception that Starlette handles, so that a bad token logs no traceback.
+
+    Starlette is looked up and not imported: a socket of its kind brought it along.
+    """
+    exceptions = sys.modules.get("starlette.exceptions")
+    if exceptions is None:
+        return refusal
+    kind = type(type(refusal).__name__, (type(refusal), exceptions.WebSocketException), {})
+    handled: Refused = kind(refusal.message, code=refusal.code, retry_after_ms=refusal.retry_after_ms)
+    return handled

@@ -1,0 +1,159 @@
+"""Messages to frames and back: JSON text, and MessagePack for clients that negotiate it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from .errors import EncodeError, InvalidMessage
+from .messages import Frame, InboundMessage
+
+__all__ = ["JSONCodec", "MessagePackCodec"]
+
+# What msgspec raises besides its own errors: deep nesting, lone surrogates, bad UTF-8.
+_UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeError)
+_UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, NotImplementedError)
+
+_HIGH_SURROGATE_ALONE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
+_POSITION = re.compile(r"\(byte (\d+)\)")
+_UNNUMBERS: Final = (b"NaN", b"Infinity")
+
+
+def _plain(value: Any) -> Any:
+    """What neither encoder knows by itself: pydantic models, by shape, so that it is never imported."""
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump(mode="json")
+    raise EncodeError(f"a {type(value).__qualname__} cannot be sent: convert it to something JSON has")
+
+
+class JSONCodec:
+    """JSON in text frames. Duplicate keys: the last one wins; NaN and infinity of the application
+    become null."""
+
+    subprotocol = "wsmanager.v1.json"
+
+    def __init__(self) -> None:
+        self._encode = msgspec.json.Encoder(enc_hook=_plain).encode
+        self._decode = msgspec.json.Decoder(InboundMessage).decode
+
+    def encode(self, message: Any) -> str:
+        """A text frame. Raises `EncodeError` for what JSON cannot express."""
+        try:
+            return self._encode(message).decode()
+        except EncodeError:
+            raise
+        except _UNWRITABLE as error:
+            raise _unwritable(error) from None
+
+    def decode(self, frame: Frame) -> InboundMessage:
+        """A message. Raises `InvalidMessage` with a stable code for anything else."""
+        if not isinstance(frame, str):
+            raise InvalidMessage("Send text frames; this one is binary.", code="unexpected_binary")
+        try:
+            return self._decode(frame)
+        except msgspec.ValidationError as error:
+            raise _misshapen(frame, msgspec.json.decode, error) from None
+        except _UNREADABLE as error:
+            raise _malformed(frame, error) from None
+
+
+class MessagePackCodec:
+    """MessagePack in binary frames."""
+
+    subprotocol = "wsmanager.v1.msgpack"
+
+    def __init__(self) -> None:
+        self._encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+        self._decode = msgspec.msgpack.Decoder(InboundMessage, ext_hook=_refuse_extension).decode
+
+    def encode(self, message: Any) -> bytes:
+        """A binary frame. Integers beyond 64 bits, which MessagePack lacks, go out as text."""
+        try:
+            return self._encode(message)
+        except OverflowError:
+            return self.encode(_without_huge_integers(message))
+        except EncodeError:
+            raise
+        except _UNWRITABLE as error:
+            raise _unwritable(error) from None
+
+    def decode(self, frame: Frame) -> InboundMessage:
+        """A message. Raises `InvalidMessage` with a stable code for anything else."""
+        if isinstance(frame, str):
+            raise InvalidMessage("Send binary frames; this one is text.", code="unexpected_text")
+        try:
+            return self._decode(frame)
+        except InvalidMessage:
+            raise
+        except msgspec.ValidationError as error:
+            raise _misshapen(frame, msgspec.msgpack.decode, error) from None
+        except _UNREADABLE as error:
+            raise _unpackable(error) from None
+
+
+def _refuse_extension(code: int, data: memoryview) -> Any:
+    del data
+    raise InvalidMessage(f"MessagePack extension {code} is not understood.", code="bad_value")
+
+
+def _without_huge_integers(message: Any) -> Any:
+    """JSON has numbers of any length: through it, and what does not fit 64 bits becomes text."""
+
+    def shrink(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: shrink(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [shrink(item) for item in value]
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:
+            return str(value)
+        return value
+
+    return shrink(msgspec.json.decode(JSONCodec().encode(message)))
+
+
+def _unwritable(error: Exception) -> EncodeError:
+    if isinstance(error, RecursionError):
+        return EncodeError("the message holds itself or is nested too deep")
+    if isinstance(error, UnicodeError):
+        return EncodeError("the message holds a lone surrogate, which no frame can carry")
+    return EncodeError(f"the message cannot be encoded: {error}")
+
+
+def _misshapen(frame: Frame, decode: Any, error: Exception) -> InvalidMessage:
+    """Which part of a readable frame is wrong. Only frames that failed come here."""
+    del error
+    try:
+        value = decode(frame)
+    except msgspec.ValidationError:
+        return InvalidMessage("A number is out of range.", code="bad_number")
+    except _UNREADABLE as unreadable:
+        return _unpackable(unreadable) if isinstance(frame, bytes) else _malformed(frame, unreadable)
+    if not isinstance(value, dict):
+        return InvalidMessage("A message is a JSON object.", code="not_object")
+    if "type" not in value:
+        return InvalidMessage("A message has a type.", code="missing_type")
+    if not isinstance(value["type"], str):
+        return InvalidMessage("The type of a message is a text.", code="invalid_type")
+    return InvalidMessage("The id of a message is a text or an integer.", code="invalid_id")
+
+
+def _malformed(text: str, error: Exception) -> InvalidMessage:
+    if isinstance(error, RecursionError):
+        return InvalidMessage("The message is nested too deep.", code="too_deep")
+    if isinstance(error, UnicodeError) or "surrogate" in str(error) or _HIGH_SURROGATE_ALONE.search(text):
+        return InvalidMessage("The message holds a lone surrogate.", code="bad_unicode")
+    place = _POSITION.search(str(error))
+    if place and text.encode()[int(place[1]) :].startswith(_UNNUMBERS):
+        return InvalidMessage("NaN and Infinity are no JSON numbers.", code="bad_number")
+    return InvalidMessage("The message is not JSON.", code="not_json")
+
+
+def _unpackable(error: Exception) -> InvalidMessage:
+    if isinstance(error, RecursionError):
+        return InvalidMessage("The message is nested too deep.", code="too_deep")
+    if isinstance(error, UnicodeError):
+        return InvalidMessage("A text of the message is not UTF-8.", code="bad_unicode")
+    return InvalidMessage("The message is not MessagePack.", code="not_msgpack")

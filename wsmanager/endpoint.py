@@ -1,0 +1,102 @@
+"""The manager as an ASGI application: the second door."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from .connection import Connection
+from .errors import Refused
+from .messages import ConnectionStatus
+from .pipeline import Pipeline, Work
+from .transport import Receive, Scope, Send, frame_of
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+__all__ = ["Endpoint"]
+
+
+class Endpoint:
+    """Serves sockets with the manager's handlers. Mount it, or run it alone.
+
+    An object and not a function, so that Starlette takes it as an ASGI application.
+    """
+
+    def __init__(self, engine: Engine, pipeline: Pipeline) -> None:
+        self._engine = engine
+        self._pipeline = pipeline
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await self._answer_other(scope, receive, send)
+            return
+        if (await receive())["type"] != "websocket.connect":
+            return
+        try:
+            conn = await self._engine.enter(scope, receive, send)
+        except Refused:
+            return  # and told so
+        try:
+            await self._engine.greet(conn)
+            # In this frame and no other, and keeping nothing: every idle socket waits here.
+            while conn.status is ConnectionStatus.OPEN or (conn.ahead is not None and conn.ahead.owed):
+                if conn.ahead is not None:
+                    await self._catch_up(conn)
+                    continue
+                conn.expect()
+                try:
+                    event = await receive()
+                except asyncio.CancelledError:
+                    event = conn.woken()
+                finally:
+                    conn.received()
+                if event["type"] == "websocket.disconnect":
+                    conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
+                    break
+                work = self._pipeline.admit(conn, frame_of(event))
+                if work is not None:
+                    await self._attend(conn, work)
+                del event, work
+        except BaseException:
+            self._engine.farewell_soon(conn)
+            raise
+        finally:
+            conn.ended()
+        await self._engine.farewell(conn)
+
+    async def _catch_up(self, conn: Connection) -> None:
+        """Work on what was read ahead; when there is no more, the loop reads again."""
+        item = None if conn.ahead is None else await conn.ahead.next()
+        if item is None:
+            conn.ahead = None
+        else:
+            await self._attend(conn, item[0])
+
+    async def _attend(self, conn: Connection, work: Work) -> None:
+        if work.route.concurrent and self._engine.attend_beside(conn, work):
+            return
+        await self._pipeline.attend(conn, work)
+
+    async def _answer_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            await _ask_to_upgrade(send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            event = await receive()
+            if event["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            elif event["type"] == "lifespan.shutdown":
+                await self._engine.aclose()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+async def _ask_to_upgrade(send: Send) -> None:
+    body = b"This is a WebSocket endpoint."
+    headers = [(b"upgrade", b"websocket"), (b"content-type", b"text/plain"), (b"content-length", b"29")]
+    await send({"type": "http.response.start", "status": 426, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

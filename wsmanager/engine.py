@@ -1,0 +1,364 @@
+"""The machinery behind the manager: every part, and what moves a connection from door to end."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import anyio.to_thread
+
+from .analytics import MessageAnalytics
+from .codecs import JSONCodec
+from .config import Tier, WebSocketConfig
+from .connection import Connection
+from .errors import CloseCode, Disconnect, Refused, WrongEventLoop, to_client
+from .handshake import Accept, Gate, ShuttingDown, Visitor
+from .health import ConnectionHealthMonitor
+from .heartbeat import Heartbeat
+from .logs import log_event
+from .messages import ConnectionStatus, SystemType, Tenant, UserKey
+from .names import require_name
+from .outbound import Outgoing, Prepared
+from .pipeline import Pipeline, Work
+from .protocols import (
+    Authenticator,
+    Authorizer,
+    Clock,
+    Codec,
+    HealthScorer,
+    Identity,
+    MessageQueue,
+    MessageValidator,
+    RateLimiter,
+)
+from .rate_limit import AdaptiveRateLimiter
+from .registry import Registry
+from .routing import Router
+from .sending import Sender
+from .supervision import Supervisor
+from .system import SystemMessages
+from .transport import Receive, Scope, Send
+
+__all__ = ["Engine"]
+
+Hook = Callable[[Connection], Any]
+
+# 15 characters, 88 random bits: the id is no secret, and a str of 15 fills its memory block exactly.
+_ID_BYTES = 11
+_CODES = range(1000, 5000)
+
+
+class Engine:
+    """Holds the parts of one manager together. Implements `wsmanager.connection.Host`."""
+
+    def __init__(
+        self,
+        config: WebSocketConfig,
+        *,
+        auth: Authenticator | None,
+        limiter: RateLimiter,
+        queue: Callable[[], MessageQueue[Prepared]],
+        validator: MessageValidator,
+        health: HealthScorer,
+        authorizer: Authorizer | None,
+        codecs: Sequence[Codec],
+        analytics: MessageAnalytics,
+        clock: Clock,
+    ) -> None:
+        self.config = config
+        self.now = clock
+        self.new_queue = queue
+        self.analytics = analytics
+        self.registry: Registry[Connection] = Registry(
+            max_connections=config.max_connections,
+            max_per_user=config.max_connections_per_user,
+            max_per_address=config.max_connections_per_ip,
+            max_per_tenant=config.max_connections_per_tenant,
+            max_rooms=config.max_rooms_per_connection,
+            max_name_length=config.max_name_length,
+        )
+        self.router = Router(Connection)
+        self.gate = Gate(config, auth, codecs, clock)
+        self.sender = Sender(config, self.registry, analytics, JSONCodec(), clock)
+        self.heartbeat = Heartbeat(config, self.registry, clock, sweep=self._sweep)
+        self.supervisor = Supervisor()
+        self.system = SystemMessages(
+            self.registry, authorizer, clock, max_name_length=config.max_name_length, fail=self._fail
+        )
+        self.pipeline = Pipeline(
+            config,
+            limiter=limiter,
+            system_limiter=_plain_limiter(config, config.system_rate_limit_max),
+            tenant_limiter=(
+                None
+                if config.tenant_rate_limit_max is None
+                else _plain_limiter(config, config.tenant_rate_limit_max)
+            ),
+            validator=validator,
+            router=self.router,
+            analytics=analytics,
+            system=self.system.answers,
+            clock=clock,
+        )
+        self.connect_hooks: list[Hook] = []
+        self.disconnect_hooks: list[Hook] = []
+        self.refused: Counter[str] = Counter()
+        self.closed: Counter[int] = Counter()
+        self._scorer = health
+        self._codecs = codecs
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._shutting_down = False
+        self._anonymous = auth is None
+        self._announced = False
+
+    def _fail(self, conn: Connection, error: BaseException, message: Any) -> None:
+        self.pipeline.fail(conn, error, message)
+
+    # --- in
+
+    async def enter(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        user_id: str | None = None,
+        tenant: Tenant = None,
+        connection_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        accept: Accept | None = None,
+    ) -> Connection:
+        """An open connection, accepted and reachable; or `Refused`, once the client was told so.
+
+        A given `user_id` stands for authentication, not for the limits or the Origin check.
+        """
+        self._bind()
+        identity = None if user_id is None else Identity(require_name("user", user_id), tenant=tenant)
+        name = secrets.token_urlsafe(_ID_BYTES) if connection_id is None else connection_id
+        require_name("connection", name, self.config.max_name_length)
+        visitor, accepted = self.gate.meet(scope), False
+        try:
+            self._arrive(visitor)
+            try:
+                if identity is None:
+                    identity = await self.gate.identify(visitor, name)
+                if identity is None:
+                    await self.gate.accept(scope, send, visitor, accept)
+                    accepted = True
+                    identity = await self.gate.identify_by_message(visitor, receive, name)
+                conn = self._make(name, identity, visitor, receive, send, metadata)
+                self._make_room(conn)
+                self.registry.add(conn, max_per_user=_max_connections(conn.tier))
+            except BaseException:
+                self.registry.depart(visitor.address)
+                raise
+        except Refused as refusal:
+            self.refused[refusal.code] += 1
+            await self.gate.refuse(scope, send, visitor, refusal, accepted=accepted)
+            raise
+        try:
+            if not accepted:
+                await self.gate.accept(scope, send, visitor, accept)
+        except BaseException:
+            conn.ended()
+            raise
+        self._open(conn)
+        return conn
+
+    def _bind(self) -> None:
+        """A manager lives on one loop; it moves to another only while it holds nothing."""
+        loop = asyncio.get_running_loop()
+        if loop is self._loop:
+            return
+        if self._loop is not None and (self.registry.arrived or self.sender.waiting_sends):
+            raise WrongEventLoop(
+                "this manager holds connections of another event loop; use one manager per loop"
+            )
+        self._loop = loop
+        self._shutting_down = False
+        self.supervisor = Supervisor()
+        self.pipeline.rebind()
+        if self._anonymous and not self._announced:
+            self._announced = True
+            log_event(logging.WARNING, "auth.none", meaning="no auth= given: every user is anonymous")
+
+    def _arrive(self, visitor: Visitor) -> None:
+        if self._shutting_down:
+            raise ShuttingDown("The server is shutting down.", retry_after_ms=1_000)
+        self.gate.admit_address(visitor)
+        self.registry.arrive(visitor.address)
+
+    def _make(
+        self,
+        name: str,
+        identity: Identity,
+        visitor: Visitor,
+        receive: Receive,
+        send: Send,
+        metadata: dict[str, Any] | None,
+    ) -> Connection:
+        tier = None if identity.tier is None else self.config.tiers.get(identity.tier)
+        return Connection(
+            self,
+            receive,
+            send,
+            id=name,
+            key=UserKey(identity.tenant, identity.user_id),
+            codec=visitor.codec or self._codecs[0],
+            health=ConnectionHealthMonitor(self._scorer, now=self.now()),
+            claims=identity.claims,
+            scopes=identity.scopes,
+            tier=tier,
+            address=visitor.address,
+            metadata=None if metadata is None else dict(metadata),
+            negotiated=visitor.codec is not None,
+        )
+
+    def _make_room(self, conn: Connection) -> None:
+        if self.config.over_limit != "replace_oldest":
+            return
+        while (oldest := self.registry.surplus(conn.key, _max_connections(conn.tier))) is not None:
+            oldest.close_soon(CloseCode.REPLACED, "replaced")
+
+    def _open(self, conn: Connection) -> None:
+        """From connecting to reachable in one step: what waited goes out before anything new."""
+        self.registry.open(conn)
+        conn.opened()
+        if conn.negotiated:
+            conn.push(Outgoing(self._welcome(conn)).for_codec(conn.codec))
+        self.sender.appeared(conn)
+        self.supervisor.keep_alive("heartbeat", self.heartbeat.run)
+
+    def _welcome(self, conn: Connection) -> dict[str, Any]:
+        config = self.config
+        data = {
+            "connection_id": conn.id,
+            "heartbeat_ms": round(config.heartbeat_interval * 1000),
+            "max_message_size": config.max_message_size,
+        }
+        return {"type": SystemType.WELCOME, "data": data}
+
+    async def greet(self, conn: Connection) -> None:
+        """Run the ``on_connect`` hooks. One that fails ends the connection."""
+        conn.greeted = True
+        for hook in self.connect_hooks:
+            try:
+                await self.pipeline.run(conn, self._call_hook(hook, conn))
+            except Exception as error:
+                answer = to_client(error)
+                if isinstance(answer, Disconnect):
+                    await conn.close(answer.code, answer.reason)
+                else:
+                    log_event(logging.ERROR, "on_connect.failed", error=error, connection=conn.id)
+                    await conn.close(CloseCode.SERVER_ERROR, "server error")
+                return
+
+    async def _call_hook(self, hook: Hook, conn: Connection) -> None:
+        if inspect.iscoroutinefunction(hook):
+            await hook(conn)
+        else:
+            run = functools.partial(hook, conn)
+            await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self.pipeline.threads())
+
+    def attend_beside(self, conn: Connection, work: Work) -> bool:
+        """Start a handler in a task of its own; False when as many as may run already."""
+        if conn.running >= self.config.max_concurrent_handlers:
+            return False
+        conn.running += 1
+        self.run_errand(self._attend_beside(conn, work), "handler")
+        return True
+
+    async def _attend_beside(self, conn: Connection, work: Work) -> None:
+        try:
+            await self.pipeline.attend(conn, work, beside=True)
+        finally:
+            conn.running -= 1
+
+    # --- out
+
+    async def farewell(self, conn: Connection) -> None:
+        """Run the ``on_disconnect`` hooks, once, if the ``on_connect`` hooks ran."""
+        if not conn.greeted:
+            return
+        conn.greeted = False
+        for hook in self.disconnect_hooks:
+            try:
+                async with asyncio.timeout(self.config.handler_timeout):
+                    await self._call_hook(hook, conn)
+            except Exception as error:
+                log_event(logging.ERROR, "on_disconnect.failed", error=error, connection=conn.id)
+
+    def farewell_soon(self, conn: Connection) -> None:
+        """`farewell` where the caller cannot wait, because it is being cancelled."""
+        if conn.greeted:
+            self.run_errand(self.farewell(conn), "farewell")
+
+    async def disconnect(self, conn: Connection, code: int, reason: str) -> None:
+        """Close `conn` if it is open, and say farewell."""
+        try:
+            await conn.close(code, reason)
+        except BaseException:
+            conn.ended()
+            self.farewell_soon(conn)
+            raise
+        await self.farewell(conn)
+
+    async def aclose(self) -> None:
+        """Close every connection and stop all background work."""
+        self._shutting_down = True
+        try:
+            async with asyncio.timeout(self.config.drain_timeout):
+                await asyncio.gather(*(conn.close(CloseCode.SHUTDOWN, "shutdown") for conn in self.registry))
+        except TimeoutError:
+            log_event(logging.WARNING, "shutdown.timeout", left=len(self.registry))
+        for conn in self.registry:
+            conn.ended()
+        await self.supervisor.stop()
+        self._loop = None
+
+    # --- what connections ask for
+
+    def congested(self, conn: Connection) -> None:
+        self.heartbeat.congested.add(conn)
+
+    def drained(self, conn: Connection) -> None:
+        self.heartbeat.congested.discard(conn)
+        self.sender.drained(conn)
+
+    def dropped(self, reason: str) -> None:
+        self.sender.drops[reason] += 1
+
+    def given_up(self, conn: Connection, prepared: Prepared, reason: str) -> None:
+        self.sender.given_up(conn, prepared.outgoing, reason)
+
+    def leave_indexes(self, conn: Connection, status: ConnectionStatus) -> None:
+        if conn.status is ConnectionStatus.OPEN:
+            self.sender.disappeared(conn)
+        if status is ConnectionStatus.DRAINING:
+            self.registry.drain(conn)
+        elif self.registry.remove(conn):
+            self.registry.depart(conn.address)
+            code = conn.closing[0] if conn.closing else 1006
+            self.closed[code if code in _CODES else 1006] += 1
+
+    def run_errand(self, errand: Coroutine[Any, Any, Any], name: str) -> None:
+        self.supervisor.run_errand(errand, name)
+
+    def _sweep(self, now: float) -> None:
+        for conn in tuple(self.heartbeat.congested):
+            conn.drop_expired(now)
+        self.sender.drops["offline_expired"] += self.sender.offline.cleanup_expired(now=now)
+
+
+def _max_connections(tier: Tier | None) -> int | None:
+    return None if tier is None else tier.max_connections
+
+
+def _plain_limiter(config: WebSocketConfig, limit: int) -> AdaptiveRateLimiter:
+    return AdaptiveRateLimiter(limit, config.rate_limit_window, 0.0, max_keys=config.rate_limit_max_keys)

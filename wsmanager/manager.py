@@ -1,0 +1,379 @@
+"""The one object that knows every socket of the process: what an application talks to."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from .adoption import Adoption, WebSocketLike
+from .analytics import MessageAnalytics
+from .codecs import JSONCodec, MessagePackCodec
+from .config import WebSocketConfig
+from .connection import Connection
+from .endpoint import Endpoint
+from .engine import Engine
+from .errors import CloseCode, ConfigurationError, Forbidden
+from .health import WeightedHealthScorer
+from .messages import (
+    AllTenants,
+    ConnectionStatus,
+    Delivery,
+    DeliveryReport,
+    Frame,
+    MessagePriority,
+    OutboundMessage,
+    RoomKey,
+    Tenant,
+    UserKey,
+)
+from .outbound import Outgoing
+from .priority_queue import MessagePriorityQueue
+from .protocols import (
+    Authenticator,
+    Authorizer,
+    Clock,
+    Codec,
+    HealthScorer,
+    MessageQueue,
+    MessageValidator,
+    RateLimiter,
+)
+from .rate_limit import AdaptiveRateLimiter
+from .reports import Analytics, UserHealth, analytics_of, health_of
+from .sending import Exclude
+from .validation import SecurityValidator
+
+__all__ = ["ConnectionManager"]
+
+H = TypeVar("H", bound=Callable[..., Any])
+
+
+class ConnectionManager:
+    """Authenticates, limits, validates, watches and reaches every WebSocket of the process.
+
+    Lives on one event loop. Each part can be replaced by anything that keeps the promises of its
+    protocol in `wsmanager.protocols`: `limiter`, `validator`, `health`, `auth`, `authorizer` and the
+    `codecs` are one instance for all connections; `queue` is a factory, called per congested one.
+    """
+
+    def __init__(
+        self,
+        config: WebSocketConfig | None = None,
+        *,
+        auth: Authenticator | None = None,
+        limiter: RateLimiter | None = None,
+        queue: Callable[[], MessageQueue[Any]] | None = None,
+        validator: MessageValidator | None = None,
+        health: HealthScorer | None = None,
+        authorizer: Authorizer | None = None,
+        codecs: Sequence[Codec] | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        config = WebSocketConfig() if config is None else config
+        if queue is not None and not callable(queue):
+            raise ConfigurationError("queue= is a factory: pass the class or a function that makes a queue")
+        self.config = config
+        self.analytics = MessageAnalytics(max_types=config.analytics_max_types, now=clock())
+        self._engine = Engine(
+            config,
+            auth=auth,
+            limiter=limiter if limiter is not None else _limiter(config),
+            queue=queue if queue is not None else _queue_factory(config),
+            validator=validator if validator is not None else _validator(config),
+            health=health if health is not None else _scorer(config),
+            authorizer=authorizer,
+            codecs=tuple(codecs) if codecs is not None else (JSONCodec(), MessagePackCodec()),
+            analytics=self.analytics,
+            clock=clock,
+        )
+        self.endpoint = Endpoint(self._engine, self._engine.pipeline)
+        """The manager as an ASGI application: mount it, or run it alone."""
+
+    # --- handlers
+
+    def on(
+        self,
+        type: str,
+        *,
+        scopes: Iterable[str] = (),
+        allow: Callable[..., bool] | None = None,
+        features: Iterable[str] = (),
+        cost: int = 1,
+        concurrent: bool = False,
+    ) -> Callable[[H], H]:
+        """Register a handler for a message type, a ``prefix.*`` or ``*``.
+
+        The handler takes the connection and, if it likes, the data, converted to the type its
+        annotation names, and dependencies (`wsmanager.Provide`). What it returns is the reply.
+        `scopes`, `features` and `allow(conn, message)` say who may send the type; `cost` is its price
+        in the rate limit; `concurrent` gives up the order for it.
+        """
+
+        def register(handler: H) -> H:
+            self._engine.router.add(
+                type,
+                handler,
+                scopes=scopes,
+                allow=allow,
+                features=features,
+                cost=cost,
+                concurrent=concurrent,
+            )
+            return handler
+
+        return register
+
+    def on_connect(self, hook: H) -> H:
+        """Call `hook(conn)` when a connection is open, before its first message. Raising
+        `Disconnect` in it closes the connection with that code."""
+        self._engine.connect_hooks.append(hook)
+        return hook
+
+    def on_disconnect(self, hook: H) -> H:
+        """Call `hook(conn)` once a connection is closed and its last handler is done."""
+        self._engine.disconnect_hooks.append(hook)
+        return hook
+
+    async def dispatch(self, conn: Connection, raw: Frame) -> None:
+        """Run the handler for a frame that a loop of the application's own received.
+
+        A frame that came through the connection's own guarded ``receive`` is not checked twice. Errors
+        are answered to the client and never raised here.
+        """
+        message = None if conn.guard is None else conn.guard.take_passed(raw)
+        pipeline = self._engine.pipeline
+        work = pipeline.admit(conn, raw) if message is None else pipeline.assign(conn, message)
+        if work is not None:
+            await pipeline.attend(conn, work)
+
+    # --- connections
+
+    def connect(
+        self,
+        websocket: WebSocketLike,
+        *,
+        user_id: str | None = None,
+        tenant: Tenant = None,
+        connection_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Adoption:
+        """Adopt a Starlette ``WebSocket`` that is still connecting: ``async with`` it, or await it.
+
+        Accepts the socket; what the endpoint then receives is checked, and what it sends keeps its
+        order with the manager's. A given `user_id` stands for authentication. Raises `Refused` after
+        the client was told; `DuplicateConnectionId` for an id in use.
+        """
+        return Adoption(
+            self._engine,
+            self._engine.pipeline,
+            websocket,
+            user_id=user_id,
+            tenant=tenant,
+            connection_id=connection_id,
+            metadata=metadata,
+        )
+
+    async def disconnect(self, conn: Connection, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close `conn`, if it is not closed yet, and run the ``on_disconnect`` hooks."""
+        await self._engine.disconnect(conn, code, reason)
+
+    def connections(
+        self,
+        *,
+        user_id: str | None = None,
+        room: str | None = None,
+        tenant: Tenant | AllTenants = None,
+        status: ConnectionStatus | None = None,
+        where: Callable[[Connection], bool] | None = None,
+    ) -> list[Connection]:
+        """The connections of a tenant that fit every condition; ``tenant=ALL`` crosses tenants."""
+        return list(
+            self._engine.registry.find(user_id=user_id, room=room, tenant=tenant, status=status, where=where)
+        )
+
+    def get_connection(self, connection_id: str) -> Connection | None:
+        """The connection of this id, if it is open or about to be."""
+        return self._engine.registry.get(connection_id)
+
+    # --- sending
+
+    async def send_personal_message(
+        self,
+        user_id: str,
+        message: OutboundMessage,
+        *,
+        tenant: Tenant = None,
+        priority: MessagePriority | None = None,
+        delivery: Delivery = Delivery.DURABLE,
+        exclude: Exclude = None,
+        wait: float | None = None,
+        ttl: float | None = None,
+        conflate: str | None = None,
+    ) -> DeliveryReport:
+        """Send to every connection of a user.
+
+        Durable by default: kept for an absent user until `ttl`, and delivered on connect, oldest
+        first. `wait` gives an absent user that many seconds to appear. A CRITICAL message is tried
+        again with backoff before it is kept. `conflate`: while a peer is congested, only the latest
+        message of that key waits.
+        """
+        return await self._engine.sender.to_user(
+            UserKey(tenant, user_id),
+            message,
+            priority=priority,
+            delivery=Delivery(delivery),
+            exclude=exclude,
+            wait=wait,
+            ttl=ttl,
+            conflate=conflate,
+        )
+
+    async def send_to_session(
+        self,
+        room: str,
+        message: OutboundMessage,
+        *,
+        tenant: Tenant = None,
+        sender: Connection | None = None,
+        priority: MessagePriority | None = None,
+        delivery: Delivery = Delivery.VOLATILE,
+        exclude: Exclude = None,
+        ttl: float | None = None,
+        conflate: str | None = None,
+    ) -> DeliveryReport:
+        """Send to every connection in a room.
+
+        With `sender` the message is that client's: the authorizer is asked whether it may publish
+        there (`Forbidden` if not), and the room is one of its own tenant.
+        """
+        _require_volatile(delivery)
+        if sender is not None:
+            tenant = sender.tenant
+            if not await self._engine.system.may_publish(sender, room):
+                raise Forbidden("You may not send to this room.")
+        outgoing = Outgoing(message, priority=priority, ttl=ttl, key=conflate)
+        return self._engine.sender.fan_out(
+            self._engine.registry.of_room(RoomKey(tenant, room)), outgoing, exclude
+        )
+
+    async def broadcast(
+        self,
+        message: OutboundMessage,
+        *,
+        tenant: Tenant | AllTenants = None,
+        priority: MessagePriority | None = None,
+        delivery: Delivery = Delivery.VOLATILE,
+        exclude: Exclude = None,
+        ttl: float | None = None,
+        conflate: str | None = None,
+    ) -> DeliveryReport:
+        """Send to every connection of a tenant; ``tenant=ALL`` crosses tenants."""
+        _require_volatile(delivery)
+        outgoing = Outgoing(message, priority=priority, ttl=ttl, key=conflate)
+        return self._engine.sender.fan_out(self._engine.registry.of_tenant(tenant), outgoing, exclude)
+
+    async def send_to_connection(
+        self,
+        connection_id: str,
+        message: OutboundMessage,
+        *,
+        priority: MessagePriority | None = None,
+        ttl: float | None = None,
+        conflate: str | None = None,
+    ) -> DeliveryReport:
+        """Send to one connection; a connection that is not there is reported as offline."""
+        conn = self._engine.registry.get(connection_id)
+        outgoing = Outgoing(message, priority=priority, ttl=ttl, key=conflate)
+        if conn is None:
+            return DeliveryReport(offline=1, failed=(connection_id,))
+        return self._engine.sender.fan_out((conn,), outgoing)
+
+    # --- rooms
+
+    async def join_session(self, conn: Connection, room: str) -> bool:
+        """Put a connection into a room of its tenant; False when it was there. The server's own
+        decision: the authorizer is not asked. Raises `InvalidName` and `RoomLimitReached`."""
+        return self._engine.registry.join(conn, room)
+
+    async def leave_session(self, conn: Connection, room: str) -> bool:
+        """Take a connection out of a room; False when it was not there."""
+        return self._engine.registry.leave(conn, room)
+
+    # --- figures
+
+    def get_connection_health(self, user_id: str, tenant: Tenant = None) -> UserHealth:
+        """How each connection of a user does, and the worst of them."""
+        return health_of(self._engine, UserKey(tenant, user_id))
+
+    def get_analytics(self) -> Analytics:
+        """The manager's figures, as a value that msgspec encodes."""
+        return analytics_of(self._engine)
+
+    # --- life
+
+    async def aclose(self) -> None:
+        """Close every connection with a reconnect code and stop all background work."""
+        await self._engine.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncGenerator[None]:
+        """For ``Starlette(lifespan=manager.lifespan)``: closes everything when the application stops."""
+        del app
+        try:
+            yield
+        finally:
+            await self.aclose()
+
+
+def _require_volatile(delivery: Delivery) -> None:
+    if Delivery(delivery) is not Delivery.VOLATILE:
+        raise ConfigurationError(
+            f"{delivery} delivery is for personal messages; rooms and broadcasts are volatile"
+        )
+
+
+def _limiter(config: WebSocketConfig) -> RateLimiter:
+    return AdaptiveRateLimiter(
+        config.rate_limit_max,
+        config.rate_limit_window,
+        config.rate_limit_bonus,
+        max_keys=config.rate_limit_max_keys,
+    )
+
+
+def _queue_factory(config: WebSocketConfig) -> Callable[[], MessageQueue[Any]]:
+    return functools.partial(
+        MessagePriorityQueue, config.queue_max_messages, config.queue_max_bytes, config.queue_ttl
+    )
+
+
+def _validator(config: WebSocketConfig) -> MessageValidator:
+    return SecurityValidator(
+        max_size=config.max_message_size,
+        max_depth=config.max_depth,
+        max_items=config.max_items,
+        max_name_length=config.max_name_length,
+    )
+
+
+def _scorer(config: WebSocketConfig) -> HealthScorer:
+    return WeightedHealthScorer(
+        max_latency_ms=config.max_latency_ms,
+        max_error_rate=config.max_error_rate,
+        active_within=2 * config.heartbeat_interval,
+    )

@@ -1,0 +1,525 @@
+"""Which handler takes a message, and what is passed to it.
+
+All that can be known of a handler is found out when it is registered: what fills each parameter, how
+its payload is converted, which dependencies run in which order. Left per message are lookups.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import functools
+import inspect
+import re
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias, get_type_hints
+
+import msgspec
+import msgspec.inspect
+
+from .errors import ConfigurationError, InvalidPayload
+from .messages import InboundMessage, SystemType
+from .names import is_name
+
+__all__ = [
+    "CONNECTION",
+    "DATA",
+    "MESSAGE",
+    "Call",
+    "CallKind",
+    "Provide",
+    "Route",
+    "Router",
+    "payload_converter",
+]
+
+Converter: TypeAlias = Callable[[Any], Any]
+_Filled: TypeAlias = tuple[inspect.Parameter, int]
+_EMPTY: Final = inspect.Parameter.empty
+_SYSTEM_TYPES: Final = frozenset(SystemType)
+
+# --- payloads
+
+
+def payload_converter(annotation: Any) -> Converter | None:
+    """What turns decoded data into `annotation`; None when any data will do.
+
+    The converter raises `InvalidPayload` with the place and what was expected there, never the value.
+    Raises `ConfigurationError` for what is neither known to msgspec nor a pydantic model.
+    """
+    if annotation in (Any, object):
+        return None
+    _require_convertible(annotation)
+
+    def convert(value: Any) -> Any:
+        try:
+            return msgspec.convert(value, annotation, str_keys=True, dec_hook=_convert_custom)
+        except msgspec.ValidationError as error:
+            raise InvalidPayload(_explain(error)) from None
+
+    return convert
+
+
+def _require_convertible(annotation: Any) -> None:
+    try:
+        refused = next(_inconvertible(msgspec.inspect.type_info(annotation), set()), None)
+    except TypeError as error:
+        raise ConfigurationError(f"{annotation!r} is no payload: {error}") from None
+    if refused is not None:
+        raise ConfigurationError(
+            f"{refused!r} is no payload; take a Struct, dataclass, TypedDict, pydantic model or builtin"
+        )
+
+
+def _inconvertible(node: object, seen: set[int]) -> Iterator[type]:
+    """The types in `node` that neither `msgspec.convert` nor `_convert_custom` makes from decoded data.
+
+    A pydantic dataclass is one: msgspec would make it without pydantic's checks.
+    """
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    match node:
+        case msgspec.inspect.CustomType(cls=cls) if cls is not object and not hasattr(cls, "model_validate"):
+            yield cls
+        case msgspec.inspect.DataclassType(cls=cls) if hasattr(cls, "__pydantic_validator__"):
+            yield cls
+        case msgspec.inspect.RawType():
+            yield msgspec.Raw
+        case msgspec.inspect.Type() | msgspec.inspect.Field():
+            for name in node.__struct_fields__:
+                yield from _inconvertible(getattr(node, name), seen)
+        case tuple():
+            for child in node:
+                yield from _inconvertible(child, seen)
+        case _:
+            pass
+
+
+class _Misfit(ValueError):
+    """What a pydantic model refused, and where in it; msgspec adds where the model itself stands."""
+
+    def __init__(self, place: str, expected: str) -> None:
+        super().__init__()
+        self.place = place
+        self.expected = expected
+
+
+def _convert_custom(kind: Any, value: Any) -> Any:
+    if kind is object:
+        return value
+    try:
+        return kind.model_validate(value)
+    except ValueError as error:
+        if (errors := getattr(error, "errors", None)) is None:
+            raise
+        first = errors(include_url=False, include_context=False, include_input=False)[0]
+    raise _Misfit("".join(map(_step, first["loc"])), _expectation(first["type"], first["msg"]))
+
+
+def _step(part: str | int) -> str:
+    """One step of a place. What does not look like a field may be a key that the client made up."""
+    if isinstance(part, int):
+        return f"[{part}]"
+    return f".{part}" if part.isidentifier() and len(part) <= 64 else "[...]"
+
+
+# Errors of pydantic whose texts say only what was expected; others may quote the value or a validator.
+_TELLING: Final = re.compile(
+    r"missing|extra_forbidden|enum|literal_error|multiple_of|(greater|less)_than(_equal)?"
+    r"|(string_)?too_(short|long)|string_pattern_mismatch"
+    r"|(model|int|float|bool|string|bytes|list|tuple|set|dict|date|time|datetime|uuid|decimal)_type"
+)
+
+
+def _expectation(kind: str, text: str) -> str:
+    return text.partition(" or instance of ")[0] if _TELLING.fullmatch(kind) else f"Invalid value ({kind})"
+
+
+_PLACE: Final = re.compile(r" - at `(?:key` in `)?\$([^`]{0,255})`\Z")
+_QUOTING: Final = re.compile(r"(Invalid enum value|Invalid value|Object contains unknown field).*", re.DOTALL)
+
+
+def _explain(error: msgspec.ValidationError) -> str:
+    """msgspec's text without what it quotes of the value, and without texts of the application."""
+    text, cause = str(error), error.__cause__
+    found = _PLACE.search(text)
+    place = f"data{found[1]}" if found else "data"
+    if isinstance(cause, _Misfit):
+        return f"{place}{cause.place}: {cause.expected}"
+    if cause is not None:
+        return f"{place}: Invalid value"
+    told = text[: found.start()] if found else text
+    return f"{place}: " + _QUOTING.sub(r"\1", told)
+
+
+# --- calls and the dependencies before them
+
+
+@dataclass(frozen=True, slots=True)
+class Provide:
+    """Marks a parameter as filled by calling `dependency`: ``Annotated[Session, Provide(get_session)]``.
+
+    The dependency may be asynchronous or not, a class, or a generator, which is closed when the handler
+    has ended; it may have dependencies itself. With `use_cache` it runs once for a message, however many
+    ask for it.
+    """
+
+    dependency: Callable[..., Any]
+    use_cache: bool = field(default=True, kw_only=True)
+
+
+class CallKind(enum.Enum):
+    """How a function is run."""
+
+    COROUTINE = enum.auto()
+    THREAD = enum.auto()
+    ASYNC_GENERATOR = enum.auto()
+    GENERATOR = enum.auto()
+
+
+# Slots for the values of one message: these three, then what each dependency gave.
+CONNECTION: Final = 0
+DATA: Final = 1
+MESSAGE: Final = 2
+_FIRST_DEPENDENCY: Final = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """A function, and the slots of the values that are passed to it."""
+
+    function: Callable[..., Any]
+    """Of a generator, what `contextlib` makes of it."""
+    kind: CallKind
+    positional: tuple[int, ...]
+    keywords: tuple[tuple[str, int], ...]
+
+
+class _Planner:
+    """Plans what is called for one handler: its dependencies in the order they run, then the handler."""
+
+    def __init__(self, connection_type: type[Any]) -> None:
+        self.dependencies: list[Call] = []
+        self._connection_type = connection_type
+        self._slots: list[tuple[Callable[..., Any], int]] = []
+        self._unfinished: list[Callable[..., Any]] = []
+
+    def fill(self, function: Callable[..., Any], where: str, *roles: int) -> list[_Filled]:
+        """What fills each parameter. `roles` go, in order, to those that are not filled by their type."""
+        parameters = self._parameters(function, where)
+        slots = [self._slot_by_type(parameter, where) for parameter in parameters]
+        open_roles = [role for role in roles if role not in slots]
+        filled: list[_Filled] = []
+        for parameter, slot in zip(parameters, slots, strict=True):
+            optional = parameter.default is not _EMPTY
+            if slot is not None:
+                filled.append((parameter, slot))
+            elif open_roles and not (optional and parameter.kind is parameter.KEYWORD_ONLY):
+                filled.append((parameter, open_roles.pop(0)))
+                if filled[-1][1] == CONNECTION and _is_payload(parameter.annotation):
+                    raise _refusal(where, parameter, "is given the connection; the data comes second")
+            elif not optional or parameter.kind is parameter.POSITIONAL_ONLY:
+                raise _refusal(where, parameter, "is neither the connection, the data nor a dependency")
+        return filled
+
+    def _parameters(self, function: Callable[..., Any], where: str) -> list[inspect.Parameter]:
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"{where} has no signature to read; wrap it in a function") from error
+        return [
+            p.replace(annotation=self.resolve(p.annotation, function, f"{where}, parameter {p.name!r}"))
+            for p in parameters
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
+
+    def resolve(self, annotation: Any, function: Callable[..., Any], where: str) -> Any:
+        """`annotation` with the names in it looked up; Any when there is none.
+
+        The connection and the message are known even where they are imported for type checkers only.
+        """
+        if annotation is _EMPTY:
+            return Any
+        holder = types.SimpleNamespace(__annotations__={"it": annotation})
+        scope = _namespace(function)
+        known = {self._connection_type.__name__: self._connection_type, "InboundMessage": InboundMessage}
+        try:
+            try:
+                hints = get_type_hints(holder, known | scope, include_extras=True)
+            except NameError:
+                hints = get_type_hints(holder, known | scope, _running_locals(scope), include_extras=True)
+        except Exception as error:  # an annotation may hold any expression
+            raise ConfigurationError(
+                f"{where}: the annotation {annotation!r} cannot be resolved at run time ({error})"
+            ) from error
+        return hints["it"]
+
+    def _slot_by_type(self, parameter: inspect.Parameter, where: str) -> int | None:
+        annotation, *extras = *_unpacked(parameter.annotation), parameter.default
+        marker = next(filter(_is_marker, extras), None)
+        if marker is not None:
+            return self._slot_of(annotation, marker, parameter, where)
+        if any(type(extra).__module__.startswith("fastapi.") for extra in extras):
+            raise _refusal(where, parameter, "asks for a part of an HTTP request")
+        if isinstance(annotation, type) and issubclass(annotation, self._connection_type):
+            return CONNECTION
+        return MESSAGE if annotation is InboundMessage else None
+
+    def _slot_of(self, annotation: Any, marker: Any, parameter: inspect.Parameter, where: str) -> int:
+        function = annotation if marker.dependency is None else marker.dependency
+        if not callable(function):
+            raise _refusal(where, parameter, f"depends on {function!r}, which cannot be called")
+        for option in ("scopes", "max_concurrency"):
+            if getattr(marker, option, None):
+                raise _refusal(where, parameter, f"asks for {option}=, which only FastAPI can give")
+        known = (slot for other, slot in self._slots if other == function and marker.use_cache)
+        return next(known, None) or self._depend_on(function, where, use_cache=marker.use_cache)
+
+    def _depend_on(self, function: Callable[..., Any], where: str, *, use_cache: bool) -> int:
+        where = f"{where}, dependency {_name(function)}"
+        if function in self._unfinished:
+            raise ConfigurationError(f"{where}: dependencies go in a circle")
+        self._unfinished.append(function)
+        call = _call(function, self.fill(function, where))
+        self._unfinished.pop()
+        slot = _FIRST_DEPENDENCY + len(self.dependencies)
+        self.dependencies.append(call)
+        if use_cache:
+            self._slots.append((function, slot))
+        return slot
+
+
+def _namespace(function: Callable[..., Any]) -> dict[str, Any]:
+    """The globals among which the annotations of `function` were written."""
+    origin = _origin(function)
+    if isinstance(origin, type):
+        constructor = getattr(origin, "__init__", None)
+        return getattr(constructor, "__globals__", vars(sys.modules[origin.__module__]))
+    return getattr(origin, "__globals__", None) or getattr(_origin(type(origin).__call__), "__globals__", {})
+
+
+def _origin(function: Any) -> Any:
+    """What partials and `functools.wraps` are around."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        else:
+            return function
+
+
+def _running_locals(scope: dict[str, Any]) -> dict[str, Any]:
+    """Names in functions of that module which run now: the types of a local handler are among them."""
+    names: dict[str, Any] = {}
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals is scope:
+            names = frame.f_locals | names
+        frame = frame.f_back
+    return names
+
+
+def _unpacked(annotation: Any) -> tuple[Any, ...]:
+    """The type, and what `Annotated` says besides."""
+    extras = getattr(annotation, "__metadata__", ())
+    return (annotation.__origin__ if extras else annotation, *extras)
+
+
+def _is_marker(extra: object) -> bool:
+    """Whether it has the shape that FastAPI's `Depends` shares with `Provide`."""
+    return hasattr(extra, "dependency") and hasattr(extra, "use_cache") and not isinstance(extra, type)
+
+
+def _call(function: Callable[..., Any], filled: Iterable[_Filled]) -> Call:
+    kind = _kind(function)
+    if kind is CallKind.ASYNC_GENERATOR:
+        function = contextlib.asynccontextmanager(function)
+    elif kind is CallKind.GENERATOR:
+        function = contextlib.contextmanager(function)
+    positional = tuple(slot for p, slot in filled if p.kind is p.POSITIONAL_ONLY)
+    keywords = tuple((p.name, slot) for p, slot in filled if p.kind is not p.POSITIONAL_ONLY)
+    return Call(function, kind, positional, keywords)
+
+
+def _kind(function: Callable[..., Any]) -> CallKind:
+    for candidate in (function, type(function).__call__):
+        if inspect.iscoroutinefunction(candidate):
+            return CallKind.COROUTINE
+        if inspect.isasyncgenfunction(candidate):
+            return CallKind.ASYNC_GENERATOR
+        if inspect.isgeneratorfunction(candidate):
+            return CallKind.GENERATOR
+    return CallKind.THREAD
+
+
+def _name(function: Any) -> str:
+    origin = _origin(function)
+    return getattr(origin, "__qualname__", type(origin).__qualname__)
+
+
+def _refusal(where: str, parameter: inspect.Parameter, why: str) -> ConfigurationError:
+    return ConfigurationError(f"{where}: parameter {parameter.name!r} {why}")
+
+
+# --- routes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Route:
+    """A handler, and all that was found out about it."""
+
+    type: str
+    handler: Callable[..., Any]
+    is_async: bool
+    """Awaited; a synchronous handler runs in a worker thread."""
+    takes_data: bool
+    convert: Converter | None
+    """Applied to the message's data first; None when the handler takes it as it came, or not at all."""
+    payload_type: Any
+    """The annotation of the data; Any when there is none."""
+    reply_type: Any
+    """The return annotation; Any when there is none."""
+    scopes: frozenset[str]
+    allow: Callable[..., bool] | None
+    features: frozenset[str]
+    cost: int
+    """Units of the rate limit that one message costs in all."""
+    concurrent: bool
+    dependencies: tuple[Call, ...]
+    """In the order they run; the first fills the slot after `MESSAGE`, and so on."""
+    call: Call
+    direct: bool
+    """``await handler(conn, data)`` is all it takes; without the data when `takes_data` is false."""
+
+
+class Router:
+    """Finds the handler of a message type: the exact one, else the longest ``prefix.*``, else ``*``."""
+
+    def __init__(self, connection_type: type[Any]) -> None:
+        """`connection_type` is the annotation that asks for the connection."""
+        self._connection_type = connection_type
+        self._exact: dict[str, Route] = {}
+        self._wildcards: list[Route] = []
+        """The longest first; an asterisk alone is the shortest."""
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """All routes in the order they are tried."""
+        return (*self._exact.values(), *self._wildcards)
+
+    def find(self, type: str) -> Route | None:
+        """The route of a message type; None when no handler takes it."""
+        return self._exact.get(type) or self._find_wildcard(type)
+
+    def _find_wildcard(self, type: str) -> Route | None:
+        return next((route for route in self._wildcards if type.startswith(route.type[:-1])), None)
+
+    def add(
+        self,
+        type: str,
+        handler: Callable[..., Any],
+        *,
+        scopes: Iterable[str] = (),
+        allow: Callable[..., bool] | None = None,
+        features: Iterable[str] = (),
+        cost: int = 1,
+        concurrent: bool = False,
+    ) -> Route:
+        """Register `handler` for `type`, which may be ``prefix.*`` or ``*``.
+
+        Of the parameters that are not filled by their type, the first gets the connection and the second
+        the data. Raises `ConfigurationError` for a type that is taken or reserved, and for a handler that
+        could not be called; nothing is registered then.
+        """
+        self._require_free(type)
+        where = f"handler {_name(handler)} of {type!r}"
+        if allow is not None and _kind(allow) is not CallKind.THREAD:
+            raise ConfigurationError(f"{where}: allow= must answer at once, not asynchronously")
+        route = Route(
+            type=type,
+            handler=handler,
+            scopes=_as_set(scopes),
+            allow=allow,
+            features=_as_set(features),
+            cost=cost,
+            concurrent=concurrent,
+            **_read_signature(handler, where, self._connection_type),
+        )
+        if type.endswith("*"):
+            self._wildcards = sorted((*self._wildcards, route), key=lambda one: len(one.type), reverse=True)
+        else:
+            self._exact[type] = route
+        return route
+
+    def _require_free(self, type: str) -> None:
+        if not is_name(type):
+            raise ConfigurationError(f"type {type!r} must be 1 to 255 characters without control characters")
+        if type != "*" and "*" in type.removesuffix(".*"):
+            raise ConfigurationError(f"type {type!r}: an asterisk stands alone, or last after a dot")
+        if type in _SYSTEM_TYPES:
+            raise ConfigurationError(f"type {type!r} is answered by the manager itself")
+        if any(route.type == type for route in self.routes):
+            raise ConfigurationError(f"type {type!r} has a handler already")
+
+
+def _as_set(names: str | Iterable[str]) -> frozenset[str]:
+    return frozenset((names,) if isinstance(names, str) else names)
+
+
+def _read_signature(handler: Callable[..., Any], where: str, connection_type: type[Any]) -> dict[str, Any]:
+    """The fields of `Route` that the handler itself tells."""
+    planner = _Planner(connection_type)
+    filled = planner.fill(handler, where, CONNECTION, DATA)
+    call = _call(handler, filled)
+    _require_sensible(handler, call.kind, where)
+    data = next((parameter for parameter, slot in filled if slot == DATA), None)
+    slots = [slot for parameter, slot in filled if parameter.kind is not parameter.KEYWORD_ONLY]
+    plain = len(slots) == len(filled) and slots in ([CONNECTION], [CONNECTION, DATA])
+    returned = inspect.signature(handler).return_annotation
+    return {
+        "is_async": call.kind is CallKind.COROUTINE,
+        "takes_data": data is not None,
+        "convert": data and _data_converter(data, where),
+        "payload_type": data.annotation if data else Any,
+        "reply_type": planner.resolve(returned, handler, f"{where}, return"),
+        "dependencies": tuple(planner.dependencies),
+        "call": call,
+        "direct": call.kind is CallKind.COROUTINE and plain,
+    }
+
+
+def _require_sensible(handler: Callable[..., Any], kind: CallKind, where: str) -> None:
+    if kind in (CallKind.GENERATOR, CallKind.ASYNC_GENERATOR):
+        raise ConfigurationError(f"{where} is a generator; a handler returns its reply")
+    for parameter in inspect.signature(handler).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            raise _refusal(where, parameter, "hides what it takes; functools.wraps keeps it visible")
+
+
+def _is_payload(annotation: Any) -> bool:
+    try:
+        return payload_converter(annotation) is not None
+    except ConfigurationError:
+        return False
+
+
+def _data_converter(data: inspect.Parameter, where: str) -> Converter | None:
+    """The converter of a handler's data; a default stands for data that is absent."""
+    try:
+        convert = payload_converter(data.annotation)
+    except ConfigurationError as error:
+        raise _refusal(where, data, f"cannot be filled: {error}") from None
+    if (default := data.default) is _EMPTY:
+        return convert
+
+    def convert_or_default(value: Any) -> Any:
+        if value is None:
+            return default
+        return convert(value) if convert else value
+
+    return convert_or_default
