@@ -89,10 +89,14 @@ class _Lifetime:
         async def leave(*error: Any) -> None:
             # In a task of its own, because a cancellation may come before the thread has started; with a
             # limiter of its own, because all threads may be waiting for what is given back here.
-            leaving = _in_thread(
-                functools.partial(manager.__exit__, *error), anyio.CapacityLimiter(1), self._turn
-            )
-            await asyncio.shield(asyncio.create_task(leaving))
+            job = functools.partial(manager.__exit__, *error)
+            leaving = asyncio.create_task(_in_thread(job, anyio.CapacityLimiter(1), self._turn))
+            try:
+                await asyncio.wait([leaving])
+            except asyncio.CancelledError:
+                await asyncio.wait([leaving])  # still before the next one is closed
+                raise
+            await leaving
 
         self._stack.push_async_exit(leave)
         return await _in_thread(manager.__enter__, self._limiter, self._turn)

@@ -30,7 +30,7 @@ from jwt.algorithms import ECAlgorithm
 from wsmanager.auth import BEARER_SUBPROTOCOL, JWTAuth, KeyUnavailable, read_handshake
 from wsmanager.errors import AuthenticationError, ConfigurationError, MissingDependency, should_reconnect
 from wsmanager.messages import InboundMessage
-from wsmanager.protocols import Handshake, Identity
+from wsmanager.protocols import Authenticator, Handshake, Identity
 
 SECRET = "a secret that is long enough for HS512, which asks for sixty-four bytes"
 CURVE_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -75,7 +75,7 @@ def handshake(token: str = "", **scope: Any) -> Handshake:
     return read_handshake({"type": "websocket", "headers": headers, **scope})
 
 
-def authenticate(auth: JWTAuth, shown: Handshake) -> Identity | None:
+def authenticate(auth: Authenticator, shown: Handshake) -> Identity | None:
     return asyncio.run(auth.authenticate(shown))
 
 
@@ -597,6 +597,11 @@ class TestConfiguration:
             (None, {}, "either key or jwks_url"),
             (SECRET, {"jwks_url": "https://issuer.example/jwks"}, "either key or jwks_url"),
             (None, {"jwks_url": "https://issuer.example/jwks"}, "never published"),
+            (
+                None,
+                {"algorithms": ["ES256"], "jwks_url": "https://a.example", "jwks_timeout": 0},
+                "jwks_timeout",
+            ),
             (SECRET, {"leeway": -1}, "leeway"),
             (SECRET, {"leeway": 301}, "leeway"),
             (SECRET, {"leeway": float("nan")}, "leeway"),

@@ -231,7 +231,7 @@ ENCODERS: list[Callable[[str], str]] = [
 ]
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(
     seed=st.integers(0, 2**32),
     name=st.sampled_from([Pattern.XSS_SCRIPT, Pattern.XSS_FRAME, Pattern.XSS_SCHEME]),
@@ -246,9 +246,26 @@ def test_no_stack_of_disguises_hides_a_pattern(seed: int, name: Pattern) -> None
 
 
 BOMBS = [
-    "<", "&", "&amp;", "&#", "&#0", "&#60;", "a&", "amp;", "on", "on=", "<a", "<a on", "<a =", "onerror ", " ", "= ",
-    "' or 1=", "'or ", "union ", "union/*", ";", "; drop ", "\x01", "\u200b<", "\uff1c", "\u4f60=", "&emsp", "a b ",
-]  # fmt: skip
+    *[
+        "<",
+        "&",
+        "&amp;",
+        "&#",
+        "&#0",
+        "&#60;",
+        "a&",
+        "amp;",
+        "on",
+        "on=",
+        "<a",
+        "<a on",
+        "<a =",
+        "onerror ",
+        " ",
+    ],
+    *["= ", "' or 1=", "'or ", "union ", "union/*", ";", "; drop ", "\x01", "\u200b<", "\uff1c", "\u4f60="],
+    *["&emsp", "a b "],
+]
 
 
 def seconds(text: str) -> float:

@@ -547,6 +547,16 @@ def test_a_flood_of_addresses_is_bounded_and_resets_nothing() -> None:
     assert not buckets.take("ip", now=10)
 
 
+def test_a_bucket_is_remembered_until_it_is_full() -> None:
+    buckets = TokenBuckets(1, 10, max_keys=3)
+    for _ in range(10):
+        assert buckets.take("ip", now=0)
+    buckets.take("second", now=0)
+    buckets.take("third", now=0)
+    buckets.take("fourth", now=6)
+    assert sum(bool(buckets.take("ip", now=6)) for _ in range(10)) == 6
+
+
 def test_full_buckets_are_forgotten() -> None:
     buckets = TokenBuckets(1, 10)
     for i in range(100):

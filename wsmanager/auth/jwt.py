@@ -92,7 +92,8 @@ class JWTAuth:
         elif self._algorithms[0] in _HASHES:
             raise ConfigurationError("jwks_url: an HMAC secret is never published; algorithms must not be HS")
         else:
-            self._keys = KeySet(jwks_url, self._algorithms, timeout=jwks_timeout, clock=clock)
+            timeout = _require_between("jwks_timeout", jwks_timeout, 0.1, 60)
+            self._keys = KeySet(jwks_url, self._algorithms, timeout=timeout, clock=clock)
         self._jws = _make_verifier(self._algorithms)
         self._audience = _require_texts("audience", audience)
         self._issuer = _require_texts("issuer", issuer)
@@ -215,6 +216,7 @@ class JWTAuth:
             tenant=_optional_name(payload, self._tenant_claim),
             scopes=_read_scopes(payload, self._scope_claim),
             tier=_optional_name(payload, self._tier_claim),
+            # After those above: they have made equal texts one object.
             claims=self._kept(**{name: payload.get(name) for name in self._kept.__struct_fields__}),
             by_cookie=by_cookie,
         )

@@ -40,12 +40,12 @@ class Peer:
 
     __slots__ = ("_close", "_frames", "_news", "_reading", "_seen", "_socket")
 
-    def __init__(self, scope: dict[str, Any], server: Server, window: int) -> None:
+    def __init__(self, scope: dict[str, Any], server: Server, window: int, *, stalled: bool) -> None:
         self._socket = ServerSocket(scope, server, window, self._written)
         self._frames: deque[str | bytes] = deque()
         self._close: Close | None = None
         self._news = asyncio.Event()
-        self._reading = True
+        self._reading = not stalled
         self._seen = False
 
     # --- the handshake
@@ -238,6 +238,7 @@ async def connect(
     extensions: Mapping[str, Any] | None = None,
     state: Mapping[str, Any] | None = None,
     window: int = 65_536,
+    stalled: bool = False,
     timeout: float = 60.0,
     server: Server = UVICORN,
     **manners: Any,
@@ -245,7 +246,8 @@ async def connect(
     """Open a WebSocket to `app`, which runs in a task of its own; inside the block it is accepted.
 
     `server` is whom the in-memory server behaves like, `manners` are single fields of `Server` that
-    differ. `window` is how many bytes it holds for a peer that does not read.
+    differ. `window` is how many bytes it holds for a peer that does not read, and
+    a `stalled` one does not from the beginning.
 
     Raises `HandshakeRefused`, or what the application raised, instead of entering. On leaving, the
     peer closes and the application must end within `timeout` seconds. Then this raises, where the
@@ -266,7 +268,7 @@ async def connect(
         state=state,
         server=server,
     )
-    peer = Peer(scope, server, window)
+    peer = Peer(scope, server, window, stalled=stalled)
     task = asyncio.create_task(peer._socket.run(app), name=f"app on {path}")
     try:
         await _within(timeout, peer._socket.answered, "the app did not answer the handshake")

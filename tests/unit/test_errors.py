@@ -1,0 +1,69 @@
+import pytest
+
+import wsmanager.errors as errors
+from wsmanager.errors import (
+    CloseCode,
+    Disconnect,
+    HandlerFailed,
+    Refused,
+    ReplyError,
+    should_reconnect,
+    to_client,
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "answer"),
+    [(1000, False), (1001, True), (1006, True), (1012, True), (3999, False)]
+    + [(4000, True), (4499, True), (4500, False), (4999, False), (5000, False)],
+)
+def test_the_range_of_a_close_code_says_whether_to_come_back(code: int, answer: bool) -> None:
+    assert should_reconnect(code) is answer
+
+
+@pytest.mark.parametrize("code", [code for code in CloseCode if code >= 4000])
+def test_terminal_codes_are_those_that_a_reconnect_cannot_mend(code: CloseCode) -> None:
+    terminal = {"BAD_TOKEN", "BAD_REQUEST", "NEVER_AUTHENTICATED", "REPLACED"}
+    terminal |= {"CONNECTION_LIMIT", "FORBIDDEN", "TOO_MANY_ERRORS"}
+    assert should_reconnect(code) is (code.name not in terminal)
+
+
+def test_a_bug_is_answered_without_its_text() -> None:
+    answer = to_client(ValueError("password=hunter2"))
+    assert isinstance(answer, HandlerFailed)
+    assert answer.code == "internal_error"
+    assert "hunter2" not in str(answer)
+
+
+def test_errors_of_the_reply_and_disconnect_families_pass_as_they_are() -> None:
+    reply, leave = ReplyError("no such room", code="room_not_found"), Disconnect(4503, "replaced")
+    assert to_client(reply) is reply
+    assert to_client(leave) is leave
+    assert str(leave) == "4503 replaced"
+
+
+def test_a_refusal_after_the_accept_is_a_close_with_its_code() -> None:
+    answer = to_client(errors.AuthenticationError("expired", code="token_expired"))
+    assert isinstance(answer, Disconnect)
+    assert (answer.code, answer.reason) == (CloseCode.BAD_TOKEN, "token_expired")
+
+
+def test_writing_to_a_closed_connection_is_no_bug() -> None:
+    answer = to_client(errors.ConnectionClosed("closed"))
+    assert isinstance(answer, Disconnect)
+
+
+def test_every_reply_and_refusal_has_a_code_of_its_own() -> None:
+    families = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, ReplyError | Refused)
+    ]
+    codes = [kind.default_code for kind in families]
+    assert len(codes) == len(set(codes)) > 12
+
+
+def test_a_code_and_a_pause_can_be_given() -> None:
+    error = errors.RateLimited("slow down", retry_after_ms=250)
+    assert (error.code, error.temporary, error.retry_after_ms) == ("rate_limited", True, 250)
+    assert errors.Refused("no", code="maintenance").code == "maintenance"
