@@ -8,10 +8,10 @@ import functools
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -23,6 +23,7 @@ from .routing import Call, CallKind, Route
 __all__ = ["call"]
 
 T = TypeVar("T")
+_GENERATORS: Final = (CallKind.GENERATOR, CallKind.ASYNC_GENERATOR)
 
 
 async def call(
@@ -42,14 +43,21 @@ async def call(
     cancellation. Closing is cancelled after `close_timeout`, not before, and raises `TimeoutError` then.
     """
     values = [conn, data, message]
-    if not route.dependencies:
-        return await _run(route.call, values, limiter, threading.Lock())
+    if not any(dependency.kind in _GENERATORS for dependency in route.dependencies):
+        run = functools.partial(_run, limiter=limiter, turn=threading.Lock())
+        return await _run_all(route, values, run)
     with anyio.CancelScope() as scope:
         async with _Lifetime(scope, limiter, close_timeout) as lifetime:
-            for dependency in route.dependencies:
-                values.append(await lifetime.provide(dependency, values))
-            return await lifetime.provide(route.call, values)
+            return await _run_all(route, values, lifetime.run)
     raise TimeoutError(f"the dependencies of {route.type!r} did not close within {close_timeout} s")
+
+
+async def _run_all(
+    route: Route, values: list[Any], run: Callable[[Call, Sequence[Any]], Awaitable[Any]]
+) -> Any:
+    for dependency in route.dependencies:
+        values.append(await run(dependency, values))
+    return await run(route.call, values)
 
 
 class _Lifetime:
@@ -67,8 +75,8 @@ class _Lifetime:
         still uses what would be closed."""
         self._cancellations = _cancellations()
 
-    async def provide(self, call: Call, values: Sequence[Any]) -> Any:
-        """The value of one call; a generator stays open."""
+    async def run(self, call: Call, values: Sequence[Any]) -> Any:
+        """What `call` gives; a generator stays open."""
         if call.kind is CallKind.ASYNC_GENERATOR:
             return await self._enter(_bound(call, values)())
         if call.kind is CallKind.GENERATOR:

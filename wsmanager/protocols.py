@@ -169,6 +169,10 @@ class HealthScorer(Protocol):
 class Claims(msgspec.Struct, frozen=True, gc=False):
     """The claims kept of a token, as attributes; one compact object per connection."""
 
+    if TYPE_CHECKING:  # which attributes there are is configured, not written
+
+        def __getattr__(self, name: str) -> Any: ...
+
     def get(self, name: str, default: Any = None) -> Any:
         """The claim `name`, or `default` when it was absent or is not kept."""
         value = getattr(self, name, None) if name in self.__struct_fields__ else None

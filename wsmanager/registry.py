@@ -73,8 +73,10 @@ class Registry(Generic[C]):
         self._by_id: dict[str, C] = {}
         # Most users have one connection, and no tuple around it.
         self._users: dict[UserKey, C | tuple[C, ...]] = {}
-        self._rooms: dict[RoomKey, set[C]] = {}
-        self._tenants: dict[Tenant, set[C]] = {}
+        # Dicts and not sets: a fan-out that walks connections in the order they were made walks memory
+        # in that order, too, which a set's order of addresses does not.
+        self._rooms: dict[RoomKey, dict[C, None]] = {}
+        self._tenants: dict[Tenant, dict[C, None]] = {}
 
     # --- arrivals: sockets that may not even be authenticated yet
 
@@ -119,7 +121,7 @@ class Registry(Generic[C]):
             raise ConnectionLimitReached("Too many connections of this tenant.", code="tenant_limit")
         self._by_id[conn.id] = conn
         self._users[key] = (*own, conn) if own else conn
-        self._tenants.setdefault(key.tenant, set()).add(conn)
+        self._tenants.setdefault(key.tenant, {})[conn] = None
 
     def _limit(self, max_per_user: int | None) -> int:
         return self._max_per_user if max_per_user is None else max_per_user
@@ -156,7 +158,7 @@ class Registry(Generic[C]):
         else:
             del self._users[conn.key]
         tenant = self._tenants[conn.key.tenant]
-        tenant.discard(conn)
+        del tenant[conn]
         if not tenant:
             del self._tenants[conn.key.tenant]
         for room in tuple(conn.joined or ()):
@@ -176,7 +178,7 @@ class Registry(Generic[C]):
         if len(conn.joined) >= self._max_rooms:
             raise RoomLimitReached(f"A connection may be in {self._max_rooms} rooms.")
         conn.joined.add(room)
-        self._rooms.setdefault(RoomKey(conn.key.tenant, room), set()).add(conn)
+        self._rooms.setdefault(RoomKey(conn.key.tenant, room), {})[conn] = None
         return True
 
     def leave(self, conn: C, room: str) -> bool:
@@ -188,7 +190,7 @@ class Registry(Generic[C]):
             conn.joined = None
         key = RoomKey(conn.key.tenant, room)
         members = self._rooms[key]
-        members.discard(conn)
+        del members[conn]
         if not members:
             del self._rooms[key]
         return True

@@ -52,51 +52,56 @@ def payload_converter(annotation: Any) -> Converter | None:
     """
     if annotation in (Any, object):
         return None
-    _require_convertible(annotation)
+    parts = _parts_of(annotation)
+    # msgspec remembers how to make a Struct, but studies any other type anew for each value.
+    holder: Any = msgspec.defstruct("Payload", [("data", annotation)], array_like=True)
+    needs_more = any(
+        isinstance(part, msgspec.inspect.CustomType | msgspec.inspect.DictType) for part in parts
+    )
+    options: Any = {"str_keys": True, "dec_hook": _convert_custom} if needs_more else {}
 
     def convert(value: Any) -> Any:
         try:
-            return msgspec.convert(value, annotation, str_keys=True, dec_hook=_convert_custom)
+            return msgspec.convert((value,), holder, **options).data
         except msgspec.ValidationError as error:
             raise InvalidPayload(_explain(error)) from None
 
     return convert
 
 
-def _require_convertible(annotation: Any) -> None:
+def _parts_of(annotation: Any) -> list[msgspec.inspect.Type]:
+    """The types that `annotation` is made of; all can be made from decoded data."""
     try:
-        refused = next(_inconvertible(msgspec.inspect.type_info(annotation), set()), None)
+        parts = list(_walk(msgspec.inspect.type_info(annotation), set()))
     except TypeError as error:
         raise ConfigurationError(f"{annotation!r} is no payload: {error}") from None
-    if refused is not None:
+    if (refused := next(filter(_is_refused, parts), None)) is not None:
         raise ConfigurationError(
-            f"{refused!r} is no payload; take a Struct, dataclass, TypedDict, pydantic model or builtin"
+            f"{getattr(refused, 'cls', annotation)!r} is no payload;"
+            " take a Struct, dataclass, TypedDict, pydantic model or builtin"
         )
+    return parts
 
 
-def _inconvertible(node: object, seen: set[int]) -> Iterator[type]:
-    """The types in `node` that neither `msgspec.convert` nor `_convert_custom` makes from decoded data.
-
-    A pydantic dataclass is one: msgspec would make it without pydantic's checks.
-    """
+def _walk(node: object, seen: set[int]) -> Iterator[msgspec.inspect.Type]:
     if id(node) in seen:
         return
     seen.add(id(node))
-    match node:
-        case msgspec.inspect.CustomType(cls=cls) if cls is not object and not hasattr(cls, "model_validate"):
-            yield cls
-        case msgspec.inspect.DataclassType(cls=cls) if hasattr(cls, "__pydantic_validator__"):
-            yield cls
-        case msgspec.inspect.RawType():
-            yield msgspec.Raw
-        case msgspec.inspect.Type() | msgspec.inspect.Field():
-            for name in node.__struct_fields__:
-                yield from _inconvertible(getattr(node, name), seen)
-        case tuple():
-            for child in node:
-                yield from _inconvertible(child, seen)
-        case _:
-            pass
+    if isinstance(node, msgspec.inspect.Type):
+        yield node
+    if isinstance(node, msgspec.inspect.Type | msgspec.inspect.Field):
+        node = tuple(getattr(node, name) for name in node.__struct_fields__)
+    for child in node if isinstance(node, tuple) else ():
+        yield from _walk(child, seen)
+
+
+def _is_refused(part: msgspec.inspect.Type) -> bool:
+    """A pydantic dataclass is, because msgspec would make it without pydantic's checks."""
+    if isinstance(part, msgspec.inspect.CustomType):
+        return part.cls is not object and not hasattr(part.cls, "model_validate")
+    if isinstance(part, msgspec.inspect.DataclassType):
+        return hasattr(part.cls, "__pydantic_validator__")
+    return isinstance(part, msgspec.inspect.RawType)
 
 
 class _Misfit(ValueError):
@@ -139,20 +144,17 @@ def _expectation(kind: str, text: str) -> str:
     return text.partition(" or instance of ")[0] if _TELLING.fullmatch(kind) else f"Invalid value ({kind})"
 
 
-_PLACE: Final = re.compile(r" - at `(?:key` in `)?\$([^`]{0,255})`\Z")
 _QUOTING: Final = re.compile(r"(Invalid enum value|Invalid value|Object contains unknown field).*", re.DOTALL)
 
 
 def _explain(error: msgspec.ValidationError) -> str:
     """msgspec's text without what it quotes of the value, and without texts of the application."""
-    text, cause = str(error), error.__cause__
-    found = _PLACE.search(text)
-    place = f"data{found[1]}" if found else "data"
-    if isinstance(cause, _Misfit):
-        return f"{place}{cause.place}: {cause.expected}"
-    if cause is not None:
+    told, _, place = str(error).rpartition(" - at `")
+    place = "data" + place.removeprefix("key` in `").removeprefix("$[0]").removesuffix("`")
+    if isinstance(error.__cause__, _Misfit):
+        return f"{place}{error.__cause__.place}: {error.__cause__.expected}"
+    if error.__cause__ is not None:
         return f"{place}: Invalid value"
-    told = text[: found.start()] if found else text
     return f"{place}: " + _QUOTING.sub(r"\1", told)
 
 
@@ -404,20 +406,23 @@ class Router:
         """`connection_type` is the annotation that asks for the connection."""
         self._connection_type = connection_type
         self._exact: dict[str, Route] = {}
-        self._wildcards: list[Route] = []
-        """The longest first; an asterisk alone is the shortest."""
+        self._wildcards: list[tuple[str, Route]] = []
+        """By prefix, the longest first; that of the asterisk alone is empty."""
 
     @property
     def routes(self) -> tuple[Route, ...]:
         """All routes in the order they are tried."""
-        return (*self._exact.values(), *self._wildcards)
+        return (*self._exact.values(), *(route for _, route in self._wildcards))
 
     def find(self, type: str) -> Route | None:
         """The route of a message type; None when no handler takes it."""
         return self._exact.get(type) or self._find_wildcard(type)
 
     def _find_wildcard(self, type: str) -> Route | None:
-        return next((route for route in self._wildcards if type.startswith(route.type[:-1])), None)
+        for prefix, route in self._wildcards:
+            if type.startswith(prefix):
+                return route
+        return None
 
     def add(
         self,
@@ -451,7 +456,8 @@ class Router:
             **_read_signature(handler, where, self._connection_type),
         )
         if type.endswith("*"):
-            self._wildcards = sorted((*self._wildcards, route), key=lambda one: len(one.type), reverse=True)
+            self._wildcards.append((type[:-1], route))
+            self._wildcards.sort(key=lambda entry: len(entry[0]), reverse=True)
         else:
             self._exact[type] = route
         return route

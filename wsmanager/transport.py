@@ -97,11 +97,10 @@ class Transport:
         Raises what ``send`` raises; `OSError` then means that the peer is gone.
         """
         step: Any = send(event)
-        try:
-            waits_for = step.send(None)
-        except StopIteration:
-            return None
-        return Resumed(step, waits_for)
+        # A loop that ends at once: unlike `step.send`, it makes no StopIteration for a frame that was taken.
+        for waits_for in step.__await__():
+            return Resumed(step, waits_for)
+        return None
 
 
 class EagerTransport(Transport):

@@ -280,7 +280,7 @@ class _Rules:
         short: int,
     ) -> None:
         self.blocked = [(name, groups[name]) for name in sorted(set(block))]
-        self.reported = [(name, groups[name]) for name in sorted(set(report) - set(block))]
+        self.reported = [(name, groups[name]) for name in sorted(set(report))]
         self._max_depth = max_depth
         self._short = short  # a frame of so many bytes is neither too large nor has too many items
         active = [group for _, group in self.blocked + self.reported]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -328,7 +328,7 @@ async def test_sending_after_its_own_close_meets_the_manners_of_the_server(after
 
     async with connect(recorder, after_close=after_close):
         await recorder.say({"type": "websocket.close"})
-        with pytest.raises(RuntimeError, match="closed socket") if after_close != "silent" else suppress():
+        with pytest.raises(RuntimeError, match="closed socket") if after_close != "silent" else nullcontext():
             await recorder.say(FRAME)
 
 
@@ -381,7 +381,8 @@ async def test_a_lost_connection_is_a_disconnect_without_a_close() -> None:
 
 
 @pytest.mark.parametrize(
-    ("after_disconnect", "error"), [("oserror", ConnectionLost), ("runtimeerror", RuntimeError), ("silent", None)]
+    ("after_disconnect", "error"),
+    [("oserror", ConnectionLost), ("runtimeerror", RuntimeError), ("silent", None)],
 )
 async def test_sending_to_a_client_that_is_gone_meets_the_manners_of_the_server(
     after_disconnect: str, error: type[Exception] | None
@@ -390,7 +391,7 @@ async def test_sending_to_a_client_that_is_gone_meets_the_manners_of_the_server(
 
     async with connect(recorder, after_disconnect=after_disconnect) as peer:
         peer.reset()
-        with pytest.raises(error) if error else suppress():
+        with pytest.raises(error) if error else nullcontext():
             await recorder.say(FRAME)
     assert issubclass(ConnectionLost, OSError)
 
@@ -430,6 +431,7 @@ async def test_two_receives_at_once_lose_nothing_when_one_is_cancelled() -> None
         heard.append(await second)
 
     async with connect(app) as peer:
+        await asyncio.sleep(1)
         await peer.send_text("kept")
         await peer.wait_closed()
     assert heard == [{"type": "websocket.receive", "text": "kept"}]
@@ -542,7 +544,6 @@ async def test_a_cancelled_send_writes_nothing() -> None:
 
 async def test_a_stalled_peer_harms_no_other() -> None:
     recorders = [Recorder() for _ in range(50)]
-    peers: list[Peer] = []
 
     async with anyio.create_task_group() as group:
 
@@ -551,8 +552,7 @@ async def test_a_stalled_peer_harms_no_other() -> None:
                 task_status.started(peer)
                 await peer.wait_closed(timeout=3600)
 
-        for recorder in recorders:
-            peers.append(await group.start(client, recorder))
+        peers: list[Peer] = [await group.start(client, recorder) for recorder in recorders]
         peers[0].stall()
         for recorder in recorders:
             await recorder.say(FRAME)
@@ -572,10 +572,13 @@ async def broken(scope: Event, receive: Receive, send: Send) -> None:
 
 
 async def test_an_error_of_the_app_is_raised_on_leaving() -> None:
-    with pytest.raises(LookupError, match="a bug"):
+    async def client() -> None:
         async with connect(broken) as peer:
             await peer.send_text("go")
             assert await peer.wait_closed() == (1006, "")
+
+    with pytest.raises(LookupError, match="a bug"):
+        await client()
 
 
 async def test_an_error_of_the_app_that_was_looked_at_is_not_raised() -> None:
@@ -586,10 +589,13 @@ async def test_an_error_of_the_app_that_was_looked_at_is_not_raised() -> None:
 
 
 async def test_an_error_of_the_block_carries_the_error_of_the_app() -> None:
-    with pytest.raises(PeerClosed) as closed:
+    async def client() -> None:
         async with connect(broken) as peer:
             await peer.send_text("go")
             await peer.receive()
+
+    with pytest.raises(PeerClosed) as closed:
+        await client()
     assert "LookupError: a bug" in closed.value.__notes__[0]
 
 
@@ -748,7 +754,9 @@ async def test_servers_tell_differently_how_a_client_closed(server: Server, seen
     assert recorder.events[-1] == seen
 
 
-@pytest.mark.parametrize(("server", "code"), [(UVICORN, 1006), (HYPERCORN, 1011), (GRANIAN, 1005), (DAPHNE, 1011)])
+@pytest.mark.parametrize(
+    ("server", "code"), [(UVICORN, 1006), (HYPERCORN, 1011), (GRANIAN, 1005), (DAPHNE, 1011)]
+)
 async def test_servers_close_differently_after_an_error(server: Server, code: int) -> None:
     async with connect(broken, server=server) as peer:
         await peer.send_text("go")

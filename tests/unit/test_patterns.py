@@ -116,6 +116,7 @@ def test_operators_are_not_found_elsewhere(value: object) -> None:
         "&#x3c;script",
         "&#X3Cscript",
         "&#0000060script",
+        "&#00000000000000000060script",
         "&amp;lt;script",
         "&amp;amp;lt;script",
         "&am\x00p;lt;script",

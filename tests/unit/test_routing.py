@@ -369,6 +369,14 @@ def test_a_partial_that_names_an_early_parameter_leaves_the_others_to_be_filled(
     assert not route.direct
 
 
+def test_data_that_goes_by_name_only_is_not_passed_by_position() -> None:
+    async def handler(conn: Peer, *, data: Chat) -> None: ...
+
+    route = plan(handler)
+    assert route.takes_data
+    assert not route.direct
+
+
 def test_the_connection_may_be_asked_for_by_its_type_anywhere() -> None:
     class Special(Peer): ...
 

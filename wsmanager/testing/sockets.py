@@ -16,6 +16,9 @@ Event: TypeAlias = MutableMapping[str, Any]
 App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
 
+_CONNECT: Event = {"type": "websocket.connect"}
+
+
 class HandshakeRefused(Exception):
     """The application answered the handshake with an HTTP response instead of a socket."""
 
@@ -92,7 +95,7 @@ class ServerSocket:
         self._phase = Phase.CONNECTING
         self._denial: tuple[int, list[tuple[bytes, bytes]], bytes] = (403, [], b"")
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._events.put_nowait({"type": "websocket.connect"})
+        self._events.put_nowait(dict(_CONNECT))
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -273,7 +276,7 @@ class FakeSocket:
     def __init__(self, scope: dict[str, Any] | None = None) -> None:
         self.scope = websocket_scope() if scope is None else scope
         self.sent = 0
-        self._events: list[Event] = [{"type": "websocket.connect"}]
+        self._events = [_CONNECT]
         self._waiter: asyncio.Future[None] | None = None
 
     async def send(self, event: Event) -> None:  # noqa: ARG002 - the shape of ASGI's send

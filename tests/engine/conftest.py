@@ -1,0 +1,40 @@
+"""What every engine test needs: a manager on the loop's own clock, and proof that nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+import pytest
+
+from wsmanager import ConnectionManager, WebSocketConfig
+
+
+class MakeManager(Protocol):
+    def __call__(self, config: WebSocketConfig | None = None, **parts: Any) -> ConnectionManager: ...
+
+
+@pytest.fixture
+async def make_manager() -> AsyncGenerator[MakeManager]:
+    """Makes managers whose clock is the loop's; each must be empty again once the test is over."""
+    made: list[ConnectionManager] = []
+
+    def make(config: WebSocketConfig | None = None, **parts: Any) -> ConnectionManager:
+        parts.setdefault("clock", asyncio.get_running_loop().time)
+        manager = ConnectionManager(config, **parts)
+        made.append(manager)
+        return manager
+
+    yield make
+    await asyncio.sleep(60)
+    for manager in made:
+        assert_empty(manager)
+
+
+def assert_empty(manager: ConnectionManager) -> None:
+    """Nobody is connected, nothing waits for anybody, and nothing runs."""
+    figures = manager.get_analytics()
+    assert set(figures.indexes.values()) == {0}, figures.indexes
+    assert (figures.congested, figures.waiting, figures.errands) == (0, 0, 0)
+    assert {task.state for task in figures.tasks.values()} <= {"ended"}, figures.tasks

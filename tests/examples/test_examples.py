@@ -1,0 +1,112 @@
+"""Each example runs as a process of its own, and a client that somebody else wrote talks to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+ROOT = Path(__file__).parents[2]
+STARTED = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
+
+
+@contextlib.contextmanager
+def running(module: str) -> Generator[int]:
+    """The port of ``python -m module``, which is asked to end and must do so by itself."""
+    environ = {**os.environ, "PYTHONWARNINGS": "error::ResourceWarning", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", module, "--port", "0"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    log: list[str] = []
+    try:
+        yield _port(process.stderr, log)
+        process.terminate()
+        log += process.stderr.readlines()
+        assert process.wait(20) in (0, -15)
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+    assert "Traceback" not in "".join(log), "".join(log)
+
+
+def _port(lines: Any, log: list[str]) -> int:
+    for line in lines:
+        log.append(line)
+        started = STARTED.search(line)
+        if started:
+            return int(started[1])
+    raise AssertionError("the example did not start: " + "".join(log))
+
+
+def ask(socket: Any, **message: Any) -> Any:
+    socket.send(json.dumps(message))
+    return hear(socket)
+
+
+def hear(socket: Any) -> Any:
+    return json.loads(socket.recv(timeout=10))
+
+
+def token_for(user: str) -> str:
+    command = [sys.executable, "-m", "examples.starlette_mount", "--token", user]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_two_users_chat_through_the_mounted_endpoint() -> None:
+    alice_token, bob_token = token_for("alice"), token_for("bob")
+    with running("examples.starlette_mount") as port:
+        url = f"ws://127.0.0.1:{port}/ws"
+        with connect(f"{url}?token={alice_token}") as alice, connect(f"{url}?token={bob_token}") as bob:
+            assert ask(alice, type="chat.join", data={"room": "general"}, id=1)["data"] == ["alice"]
+            assert ask(bob, type="chat.join", data={"room": "general"}, id=1)["data"] == ["alice", "bob"]
+            heard = ask(alice, type="chat.message", data={"room": "general", "text": "Hi"}, id=2)
+            assert heard == {
+                "type": "chat.message",
+                "data": {"from": "alice", "room": "general", "text": "Hi"},
+            }
+            assert hear(alice) == {"type": "reply", "re": 2, "data": {"delivered": 2}}
+            assert hear(bob)["data"]["text"] == "Hi"
+            assert ask(bob, type="chat.message", data={"room": "secret", "text": "?"}, id=3)["data"] == {
+                "code": "forbidden",
+                "message": "You may not send to this room.",
+                "temporary": False,
+                "re": 3,
+            }
+
+
+def test_a_client_without_a_token_is_refused_with_a_reason() -> None:
+    with running("examples.starlette_mount") as port:
+        with pytest.raises(InvalidStatus) as caught, connect(f"ws://127.0.0.1:{port}/ws"):
+            pass
+    assert caught.value.response.status_code == 401
+    assert json.loads(caught.value.response.body or b"")["error"]["code"] == "token_missing"
+
+
+def test_the_adopted_endpoint_is_guarded_and_reachable() -> None:
+    with running("examples.existing_endpoint") as port:
+        with connect(f"ws://127.0.0.1:{port}/ws?user=alice") as alice:
+            assert ask(alice, type="say", data="hi") == {"type": "echo", "to": "alice", "data": "hi"}
+            assert ask(alice, type="say", data="<script>")["data"]["code"] == "forbidden_pattern"
+            assert ask(alice, type="ping", data={}) == {"type": "pong", "data": {}}
+            assert post(f"http://127.0.0.1:{port}/notify/alice", b"tea") == {"sent": 1, "kept": 0}
+            assert hear(alice) == {"type": "notice", "data": "tea"}
+        assert post(f"http://127.0.0.1:{port}/notify/bob", b"later") == {"sent": 0, "kept": 1}
+        with connect(f"ws://127.0.0.1:{port}/ws?user=bob") as bob:
+            assert hear(bob) == {"type": "notice", "data": "later"}
+
+
+def post(url: str, body: bytes) -> Any:
+    with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=10) as response:  # noqa: S310  # loopback
+        return json.load(response)
