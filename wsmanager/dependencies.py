@@ -37,7 +37,8 @@ async def call(
 ) -> Any:
     """Run the handler of `route` with converted `data`, and return its reply.
 
-    Synchronous functions run in worker threads, as many as `limiter` lets. Dependencies are closed in
+    Synchronous functions run in worker threads, as many as `limiter` lets; one that is cancelled runs on,
+    and counts until it is done. Dependencies are closed in
     reverse order when the handler has ended, failed or was cancelled. What it raised is thrown into them;
     they cannot keep it from the caller, but may raise another error instead, though not of a
     cancellation. Closing is cancelled after `close_timeout`, not before, and raises `TimeoutError` then.
@@ -95,10 +96,13 @@ class _Lifetime:
         """Enter, and be sure to leave: a thread abandoned while it enters has still entered."""
 
         async def leave(*error: Any) -> None:
+            def run() -> None:
+                with self._turn:
+                    manager.__exit__(*error)
+
             # In a task of its own, because a cancellation may come before the thread has started; with a
             # limiter of its own, because all threads may be waiting for what is given back here.
-            job = functools.partial(manager.__exit__, *error)
-            leaving = asyncio.create_task(_in_thread(job, anyio.CapacityLimiter(1), self._turn))
+            leaving = asyncio.create_task(anyio.to_thread.run_sync(run, limiter=anyio.CapacityLimiter(1)))
             try:
                 await asyncio.wait([leaving])
             except asyncio.CancelledError:
@@ -150,8 +154,19 @@ def _bound(call: Call, values: Sequence[Any]) -> Callable[[], Any]:
 
 
 async def _in_thread(function: Callable[[], T], limiter: anyio.CapacityLimiter, turn: threading.Lock) -> T:
+    """Run `function` in a thread, which a cancellation leaves behind: it keeps its place in `limiter` until
+    it is done. A function that has not started yet never does."""
+    started = threading.Event()
+
     def run() -> T:
+        started.set()
         with turn:
             return function()
 
-    return await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=limiter)
+    job = asyncio.create_task(anyio.to_thread.run_sync(run, limiter=limiter))
+    try:
+        return await asyncio.shield(job)
+    except asyncio.CancelledError:
+        if not started.is_set():
+            job.cancel()
+        raise

@@ -10,14 +10,13 @@ import math
 import operator
 import time
 from collections.abc import Hashable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 from .errors import ConfigurationError
+from .generations import Generations
 from .protocols import RateDecision
 
-__all__ = ["AdaptiveRateLimiter", "Generations", "TokenBuckets"]
-
-S = TypeVar("S")
+__all__ = ["AdaptiveRateLimiter", "TokenBuckets"]
 
 _KEEP_WINDOWS: Final = 10
 """Windows for which an idle key's history is kept while there is plenty of room."""
@@ -27,66 +26,6 @@ _ROUNDING: Final = 1e-6
 """More than the rounding errors of a float sum, less than anything counted here."""
 
 
-class Generations(Generic[S]):
-    """State per key in two dicts, young and old: what is touched is young, what stayed old is dropped.
-
-    Time is in a unit of the caller's. `live` says how long the state of a key means something after
-    it was touched, `keep` (at least `live`) how long it is nice to have. Nothing is scanned.
-
-    Guaranteed: never more than `max_keys` keys; a key is forgotten no earlier than `live` after its
-    last touch, and no earlier than `keep` while less than half of `max_keys` is in use; no key is
-    turned away while fewer than half of `max_keys` keys are touched within any `live`.
-
-    The caller must call `rotate` before a look-up when `due` has come, look into `young` first and
-    `recall` what is missing there.
-    """
-
-    def __init__(self, max_keys: int, *, live: float, keep: float) -> None:
-        self._max_keys = max_keys
-        self._live = live
-        self._keep = keep
-        self.young: dict[Hashable, S] = {}
-        self.old: dict[Hashable, S] = {}
-        self.due = -math.inf
-        """When `rotate` must be called."""
-        self.room_at = -math.inf
-        """When the old generation may be dropped, and a key that was turned away finds room."""
-        self.overflowed = 0
-        """Keys turned away for want of room."""
-
-    def __len__(self) -> int:
-        return len(self.young) + len(self.old)
-
-    def rotate(self, now: float) -> None:
-        """Forget what nobody touched for `keep`."""
-        self._turn(self.due)
-        if now >= self.due:
-            self._turn(now)
-
-    def recall(self, key: Hashable, now: float) -> S | None:
-        """The state of a key that is not young, which makes it young; None for an unknown key."""
-        if 2 * len(self) >= self._max_keys and (now >= self.room_at or not self.old):
-            self._turn(now)
-        state = self.old.pop(key, None)
-        if state is not None:
-            self.young[key] = state
-        return state
-
-    def admit(self, key: Hashable, state: S) -> bool:
-        """Take in a key that `recall` does not know, or answer false: there is room at `room_at`."""
-        if len(self) >= self._max_keys:
-            self.overflowed += 1
-            return False
-        self.young[key] = state
-        return True
-
-    def _turn(self, since: float) -> None:
-        """The young generation, last touched before `since`, becomes the old one."""
-        self.old, self.young = self.young, {}
-        self.room_at = since + self._live
-        self.due = since + self._keep
-
-
 class _Usage:
     """What is known of one key. Slices are numbered; a sum of units counts accepted ones only."""
 
@@ -94,10 +33,10 @@ class _Usage:
         "alarm",  # a total above it is an anomaly of the current window
         "carried",  # live units of the slices before the current one
         "clean",  # completed windows since the last refusal; -1 until the refusal's own has ended
-        "closes",  # the slice in which the current window has ended
         "count",  # units of the current window before the current slice
         "limit",  # with the bonus, without factor and anomaly
         "older",  # live slices before the current one: number, units, number, units ...
+        "opened",  # the slice in which the current window began
         "slice",  # the current slice
         "squares",  # of the units of each completed window, summed
         "total",  # live units
@@ -106,9 +45,8 @@ class _Usage:
         "windows",  # completed
     )
 
-    def __init__(self, current: float, slices: int, limit: int) -> None:
-        self.slice = current
-        self.closes = current + slices
+    def __init__(self, current: float, limit: int) -> None:
+        self.slice = self.opened = current
         self.limit = limit
         self.older: list[Any] | None = None
         self.total = self.carried = self.count = 0
@@ -231,6 +169,7 @@ class AdaptiveRateLimiter:
         self._anomaly_windows = anomaly_windows
         self._tighten = tighten
         self._min_sigma = min_sigma
+        self._current = -1.0
         self._keys: Generations[_Usage] = Generations(max_keys, live=slices + 1, keep=_KEEP_WINDOWS * slices)
 
     def __len__(self) -> int:
@@ -256,6 +195,9 @@ class AdaptiveRateLimiter:
         if now is None:
             now = time.monotonic()
         current = now // self._slice
+        if current != self._current:
+            self._current = current
+        current = self._current  # one object for all keys, which keep it
         keys = self._keys
         if current >= keys.due:
             keys.rotate(current)
@@ -266,7 +208,7 @@ class AdaptiveRateLimiter:
                 return self._overflow(factor, now)
         if current > usage.slice:
             usage.advance(current, self._slices)
-            if current >= usage.closes:
+            if current >= usage.opened + self._slices:
                 self._close_window(usage)
         limit = usage.limit
         if factor != 1.0 or usage.total > usage.alarm:
@@ -283,13 +225,13 @@ class AdaptiveRateLimiter:
         if usage is None or usage.total <= usage.alarm:
             return False
         now = time.monotonic() if now is None else now
-        return now // self._slice < usage.closes
+        return now // self._slice < usage.opened + self._slices
 
     def _enter(self, key: Hashable, current: float) -> _Usage | None:
         """The usage of a key that is not young; None when there is no room for a new one."""
         usage = self._keys.recall(key, current)
         if usage is None:
-            usage = _Usage(current, self._slices, self._limit)
+            usage = _Usage(current, self._limit)
             if not self._keys.admit(key, usage):
                 return None
         return usage
@@ -305,7 +247,7 @@ class AdaptiveRateLimiter:
                 usage.usual = usage.most_usual(self._min_sigma)
         usage.count = 0
         usage.alarm = usage.usual + usage.total
-        usage.closes = usage.slice + self._slices
+        usage.opened = usage.slice
         usage.clean += 1
         if usage.clean >= self._clean_windows:
             usage.limit = self._rewarded
@@ -331,7 +273,7 @@ class AdaptiveRateLimiter:
         if usage.total <= usage.alarm:
             return opens
         tightened = usage.opens(self._limit_of(usage, factor) - cost, self._slices)
-        return min(tightened, max(opens, usage.closes))
+        return min(tightened, max(opens, usage.opened + self._slices))
 
     def _overflow(self, factor: float, now: float) -> RateDecision:
         retry = self._keys.room_at * self._slice - now

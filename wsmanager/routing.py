@@ -87,11 +87,12 @@ def _walk(node: object, seen: set[int]) -> Iterator[msgspec.inspect.Type]:
     if id(node) in seen:
         return
     seen.add(id(node))
+    children = node if isinstance(node, tuple) else ()
     if isinstance(node, msgspec.inspect.Type):
         yield node
     if isinstance(node, msgspec.inspect.Type | msgspec.inspect.Field):
-        node = tuple(getattr(node, name) for name in node.__struct_fields__)
-    for child in node if isinstance(node, tuple) else ():
+        children = tuple(getattr(node, name) for name in node.__struct_fields__)
+    for child in children:
         yield from _walk(child, seen)
 
 

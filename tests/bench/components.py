@@ -18,8 +18,9 @@ from wsmanager import (
     MessagePriorityQueue,
     SecurityValidator,
 )
+from wsmanager.testing import FakeSocket
 
-from .fakes import FRAME, FakeSocket, make_manager, scope_for
+from .fakes import FRAME, make_manager, scope_for
 
 
 def _best(call: Callable[[], Any], number: int = 20_000) -> float:
@@ -36,7 +37,7 @@ async def _registration() -> float:
     for _ in range(30):
         started = time.perf_counter()
         for _ in range(200):
-            socket = FakeSocket()
+            socket = FakeSocket(scope)
             conn = await engine.enter(scope, socket.receive, socket.send, user_id="user-0")
             conn.ended()
         best = min(best, (time.perf_counter() - started) / 200)

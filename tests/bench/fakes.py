@@ -5,48 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import jwt
 
 from wsmanager import ConnectionManager, JWTAuth, WebSocketConfig
+from wsmanager.testing import FakeSocket
 
 SECRET = "a-key-of-thirty-two-bytes-at-least!"
 FRAME = (
     '{"type":"chat.message","data":{"room":"general","text":"hello, everyone!","n":12345,"ok":true},"id":17}'
 )
 
-App = Callable[[Any, Any, Any], Awaitable[None]]
+App = Callable[[Any, Any, Any], Coroutine[Any, Any, None]]
 
 
 def quiet() -> None:
     logging.getLogger("wsmanager").setLevel(logging.ERROR)
-
-
-class FakeSocket:
-    """The server's side of one socket: takes every frame at once and gives what it is fed."""
-
-    __slots__ = ("_events", "_waiter", "sent")
-
-    def __init__(self) -> None:
-        self._events: list[dict[str, Any]] = [{"type": "websocket.connect"}]
-        self._waiter: asyncio.Future[None] | None = None
-        self.sent = 0
-
-    async def receive(self) -> dict[str, Any]:
-        while not self._events:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        return self._events.pop(0)
-
-    async def send(self, event: dict[str, Any]) -> None:
-        self.sent += 1
-
-    def feed(self, event: dict[str, Any]) -> None:
-        self._events.append(event)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 def make_manager(sockets: int, **settings: Any) -> ConnectionManager:
@@ -93,6 +69,13 @@ async def bare(scope: Any, receive: Any, send: Any) -> None:
         if event["type"] == "websocket.disconnect":
             return
         await send({"type": "websocket.send", "text": event["text"]})
+
+
+def open_sockets(app: App, scopes: list[dict[str, Any]]) -> tuple[list[FakeSocket], list[asyncio.Task[None]]]:
+    """A socket for each scope, and the tasks that serve them."""
+    sockets = [FakeSocket(scope) for scope in scopes]
+    tasks = [asyncio.ensure_future(app(socket.scope, socket.receive, socket.send)) for socket in sockets]
+    return sockets, tasks
 
 
 async def settle() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from .fakes import FakeSocket, make_manager, scope_for, settle
+from .fakes import make_manager, open_sockets, scope_for, settle
 
 MESSAGE = {
     "type": "chat.message",
@@ -16,11 +16,8 @@ MESSAGE = {
 
 async def _cost_per_delivery(count: int, deliveries: int) -> float:
     manager = make_manager(count)
-    sockets = [FakeSocket() for _ in range(count)]
-    tasks = [
-        asyncio.ensure_future(manager.endpoint(scope_for(number, count), socket.receive, socket.send))
-        for number, socket in enumerate(sockets)
-    ]
+    scopes = [scope_for(number, count) for number in range(count)]
+    sockets, tasks = open_sockets(manager.endpoint, scopes)
     await settle()
     best = float("inf")
     rounds = max(1, deliveries // count)
@@ -31,7 +28,7 @@ async def _cost_per_delivery(count: int, deliveries: int) -> float:
         best = min(best, (time.perf_counter() - started) / (rounds * count))
         assert report.sent == count
     for socket in sockets:
-        socket.feed({"type": "websocket.disconnect", "code": 1000})
+        socket.disconnect()
     await asyncio.gather(*tasks)
     await manager.aclose()
     return best

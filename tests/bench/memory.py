@@ -7,33 +7,24 @@ import gc
 import tracemalloc
 from typing import Any
 
-from .fakes import FRAME, App, FakeSocket, bare, make_manager, scope_for, settle
-
-
-async def _open(app: App, scopes: list[dict[str, Any]]) -> tuple[list[FakeSocket], list[asyncio.Task[None]]]:
-    sockets = [FakeSocket() for _ in scopes]
-    tasks = [
-        asyncio.ensure_future(app(scope, socket.receive, socket.send))
-        for scope, socket in zip(scopes, sockets, strict=True)
-    ]
-    await settle()
-    for socket in sockets:
-        socket.feed({"type": "websocket.receive", "text": FRAME})
-    await settle()
-    return sockets, tasks
+from .fakes import FRAME, App, bare, make_manager, open_sockets, scope_for, settle
 
 
 async def _bytes_per_socket(app: App, count: int, users: int) -> tuple[float, int]:
     scopes = [scope_for(number, users) for number in range(count)]
     gc.collect()
     tracemalloc.start()
-    sockets, tasks = await _open(app, scopes)
+    sockets, tasks = open_sockets(app, scopes)
+    await settle()
+    for socket in sockets:
+        socket.feed_text(FRAME)
+    await settle()
     assert sum(socket.sent for socket in sockets) == 2 * count
     gc.collect()
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     for socket in sockets:
-        socket.feed({"type": "websocket.disconnect", "code": 1000})
+        socket.disconnect()
     await asyncio.gather(*tasks)
     return used / count, used
 

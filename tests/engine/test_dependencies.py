@@ -137,6 +137,39 @@ async def test_a_synchronous_handler_that_hangs_can_be_cancelled() -> None:
     released.set()
 
 
+async def test_a_cancelled_synchronous_handler_counts_until_it_is_done() -> None:
+    started, released = asyncio.Event(), threading.Event()
+    limiter = anyio.CapacityLimiter(1)
+
+    def handler(conn: Peer) -> None:
+        anyio.from_thread.run_sync(started.set)
+        released.wait()
+
+    task = asyncio.create_task(call(plan(handler), CONN, MESSAGE, None, limiter))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert limiter.borrowed_tokens == 1
+    released.set()
+    async with limiter:
+        assert limiter.borrowed_tokens == 1
+
+
+async def test_a_synchronous_handler_that_is_cancelled_before_it_starts_never_does() -> None:
+    limiter = anyio.CapacityLimiter(1)
+    ran: list[object] = []
+    async with limiter:
+        task = asyncio.create_task(call(plan(ran.append), CONN, MESSAGE, None, limiter))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await let_threads_work()
+    assert ran == []
+    assert limiter.borrowed_tokens == 0
+
+
 # --- what dependencies give
 
 

@@ -16,6 +16,7 @@ FLOORS = {
     1: {
         "analytics",
         "breaker",
+        "generations",
         "health",
         "lifecycle",
         "offline",

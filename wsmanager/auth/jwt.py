@@ -286,10 +286,13 @@ def _optional_name(payload: dict[str, Any], claim: str) -> str | None:
     return value
 
 
+_NO_SCOPES: Final[frozenset[str]] = frozenset()
+
+
 def _read_scopes(payload: dict[str, Any], claim: str) -> frozenset[str]:
     value = payload.get(claim)
     if value is None:
-        return frozenset()
+        return _NO_SCOPES
     if isinstance(value, str):
         payload[claim] = value = _share(value)
         return _split(value)

@@ -9,6 +9,15 @@ from __future__ import annotations
 
 from .asgi import Peer, PeerClosed, connect
 from .clock import Deadlock, ManualClock, VirtualTimeLoop
+from .contracts import (
+    QueueFactory,
+    check_authenticator,
+    check_codec,
+    check_health_scorer,
+    check_message_queue,
+    check_message_validator,
+    check_rate_limiter,
+)
 from .lifespan import lifespan
 from .servers import DAPHNE, GRANIAN, HYPERCORN, UVICORN, Server, websocket_scope
 from .sockets import ConnectionLost, FakeSocket, HandshakeRefused
@@ -29,6 +38,14 @@ __all__ = [
     "HYPERCORN",
     "Server",
     "UVICORN",
+    # what a part must do
+    "QueueFactory",
+    "check_authenticator",
+    "check_codec",
+    "check_health_scorer",
+    "check_message_queue",
+    "check_message_validator",
+    "check_rate_limiter",
     # time
     "Deadlock",
     "ManualClock",
