@@ -24,7 +24,10 @@ class Pattern(enum.StrEnum):
     XSS_SCHEME = "xss.scheme"
     """``javascript:``, ``vbscript:``, ``data:text/html``."""
     XSS_HANDLER = "xss.handler"
-    """``onclick=`` and its like: a known event as a word of its own, or any ``on…=`` inside a tag."""
+    """``onclick=`` and its like: a known event as a word of its own; any ``on…=`` once a tag has begun.
+
+    ``is online = true`` passes, ``<b>is online = true`` does not.
+    """
     SQL = "injection.sql"
     """``' or 1=1``, ``union select``, ``; drop table``, ``'--``."""
     NOSQL = "injection.nosql"
@@ -32,7 +35,9 @@ class Pattern(enum.StrEnum):
 
 
 XSS: Final = frozenset({Pattern.XSS_SCRIPT, Pattern.XSS_FRAME, Pattern.XSS_SCHEME, Pattern.XSS_HANDLER})
+"""What is blocked unless configured."""
 INJECTION: Final = frozenset({Pattern.SQL, Pattern.NOSQL})
+"""What is reported unless configured: people do write such texts."""
 
 PatternCheck: TypeAlias = re.Pattern[str] | Callable[[str], object]
 """A pattern of the application: what it finds in one decoded text (or a true answer) is a hit.

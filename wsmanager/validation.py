@@ -158,15 +158,15 @@ class SecurityValidator:
         texts: list[str] = []
         objects: list[Mapping[Any, Any]] = []
         if isinstance(message, InboundMessage):
-            depth, level = 2, _sorted((message.type, message.data, message.id), texts, objects)
+            depth, level = 2, _taken_apart((message.type, message.data, message.id), texts, objects)
         else:
-            depth, level = 1, _sorted((message,), texts, objects)
+            depth, level = 1, _taken_apart((message,), texts, objects)
         room = self._max_size
         while level:
             if depth > self._max_depth:
                 raise InvalidMessage(f"The message has more than {self._max_depth} levels.", code="too_deep")
             room = self._measured(level, room)
-            level = _sorted(chain.from_iterable(level), texts, objects)
+            level = _taken_apart(chain.from_iterable(level), texts, objects)
             depth += 1
         if sum(map(len, texts)) > room:
             raise self._too_large()
@@ -186,10 +186,10 @@ class SecurityValidator:
         return room
 
 
-def _sorted(
+def _taken_apart(
     values: Iterable[Any], texts: list[str], objects: list[Mapping[Any, Any]]
 ) -> list[Collection[Any]]:
-    """Put what `values` holds where it belongs, check the numbers, return what is one level below."""
+    """Keep the texts and objects of `values`, check the numbers, return what is one level below."""
     below: list[Collection[Any]] = []
     for value in values:
         if isinstance(value, str):

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import pytest
 
 from wsmanager import ConnectionManager, WebSocketConfig
+from wsmanager.protocols import Handshake, Identity
 
 
 class MakeManager(Protocol):
@@ -38,3 +39,16 @@ def assert_empty(manager: ConnectionManager) -> None:
     assert set(figures.indexes.values()) == {0}, figures.indexes
     assert (figures.congested, figures.waiting, figures.errands) == (0, 0, 0)
     assert {task.state for task in figures.tasks.values()} <= {"ended"}, figures.tasks
+
+
+class ByQuery:
+    """An authenticator that believes what the query says: ``user=``, ``tenant=``, ``tier=``, ``scopes=``."""
+
+    async def authenticate(self, handshake: Handshake) -> Identity:
+        query = handshake.query
+        return Identity(
+            query.get("user", "alice"),
+            tenant=query.get("tenant"),
+            tier=query.get("tier"),
+            scopes=frozenset(query.get("scopes", "").split()),
+        )

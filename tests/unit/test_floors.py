@@ -21,6 +21,7 @@ FLOORS = {
         "lifecycle",
         "offline",
         "patterns",
+        "payloads",
         "priority_queue",
         "rate_limit",
         "registry",

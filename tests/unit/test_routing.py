@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from wsmanager.errors import ConfigurationError, InvalidPayload
 from wsmanager.messages import InboundMessage, SystemType
+from wsmanager.payloads import payload_converter
 from wsmanager.routing import (
     CONNECTION,
     DATA,
@@ -26,7 +27,6 @@ from wsmanager.routing import (
     Provide,
     Route,
     Router,
-    payload_converter,
 )
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ _values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from([Chat, Point, Order, Basket, Colour, Cat | Dog, list[Order], uuid.UUID]), _values)
 def test_no_misfit_ever_quotes_the_value(annotation: Any, data: Any) -> None:
     converter = payload_converter(annotation)
@@ -244,6 +244,10 @@ class Plain:
     pass
 
 
+class HasUnknown(msgspec.Struct):
+    principal: "KnownToCheckersOnly"
+
+
 class HasPlain(msgspec.Struct):
     inner: "list[HasPlain] | None"
     plain: dict[str, Plain]
@@ -254,6 +258,7 @@ class HasPlain(msgspec.Struct):
     [
         (Plain, "Plain"),
         (HasPlain, "Plain"),
+        (HasUnknown, "HasUnknown"),
         (list[CheckedByPydantic], "CheckedByPydantic"),
         (msgspec.Raw, "Raw"),
         (Callable[[], int], "Callable"),
@@ -726,7 +731,7 @@ def _naive(patterns: set[str], type: str) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30)
 @given(st.sets(_patterns, max_size=8), st.lists(_segments, min_size=1, max_size=5))
 def test_the_exact_type_wins_then_the_longest_prefix_then_the_asterisk(
     patterns: set[str], types: list[str]

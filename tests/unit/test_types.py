@@ -20,22 +20,24 @@ from wsmanager import (
     Pushed,
     WebSocketConfig,
 )
+from wsmanager.protocols import (
+        Claims,
+        Enqueued,
+        RateDecision,
+    )
+from wsmanager.reports import Analytics, UserHealth
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from wsmanager.protocols import (
         Authenticator,
-        Claims,
         Codec,
-        Enqueued,
         HealthScorer,
         MessageQueue,
         MessageValidator,
-        RateDecision,
         RateLimiter,
     )
-    from wsmanager.reports import Analytics, UserHealth
 
 
 async def the_manager(manager: ConnectionManager, websocket: WebSocket) -> None:

@@ -134,7 +134,7 @@ def _check_conservation(factory: QueueFactory) -> None:
             account.enqueue(
                 step,
                 dice.choice((LOW, MEDIUM, HIGH, CRITICAL)),
-                size=dice.randint(1, 30),
+                size=dice.randint(1, 20),
                 ttl=dice.choice((3.0, 15.0)),
                 key=dice.choice((None, None, "a", "b")),
             )

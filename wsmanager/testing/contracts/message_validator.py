@@ -43,7 +43,7 @@ _HOSTILE: Final[tuple[Any, ...]] = (
         "%00\u202e",
     ),
     *(b"\x00\xff", (1, 2), {1: 2}, {None: None}, {b"k": 1}, {(1, 2): 3}, datetime.now(UTC)),
-    *([None] * 200_000, {str(n): n for n in range(50_000)}, _nested(100), _nested(50_000)),
+    *([None] * 20_000, {str(n): n for n in range(11_000)}, _nested(100), _nested(50_000)),
 )
 _FRAMES: Final = (
     '{"type":"chat","data":{"text":"hello"},"id":1}',
@@ -98,16 +98,16 @@ def _check_ordinary(validator: MessageValidator) -> None:
 
 
 def _check_hostile(factory: Callable[[], MessageValidator]) -> None:
+    sly = {"text": ["<script>alert(1)</script>"]}
+    before = repr(sly)
+    _verdict(factory(), InboundMessage("chat", sly))
+    require(repr(sly) == before, "a message must not be changed, even when it is refused")
     for data in _HOSTILE:
         for message in (InboundMessage("chat", data), InboundMessage("chat", {"in": [data]})):
             codes = {_verdict(factory(), message) for _ in range(2)}
             require(len(codes) == 1, "the verdict on a message must be stable")
     for type_ in ("", "\ud800", "\x00", "x" * 100_000, "<script>"):
         _verdict(factory(), InboundMessage(type_))
-    sly = {"text": ["<script>alert(1)</script>"]}
-    before = repr(sly)
-    _verdict(factory(), InboundMessage("chat", sly))
-    require(repr(sly) == before, "a message must not be changed, even when it is refused")
 
 
 def _check_raw(validator: MessageValidator) -> None:
