@@ -7,7 +7,7 @@ import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -25,16 +25,18 @@ from .errors import (
     should_reconnect,
 )
 from .logs import log_event
-from .messages import SystemType
+from .messages import InboundMessage, SystemType
 from .names import is_name
 from .outbound import prepare_event
 from .protocols import Authenticator, Clock, Codec, Handshake, Identity
 from .rate_limit import TokenBuckets
-from .transport import Receive, Scope, Send, frame_of
+from .supervision import is_being_cancelled
+from .transport import Event, Receive, Scope, Send, frame_of
 
-__all__ = ["Accept", "Gate", "NotAuthenticated", "ShuttingDown", "Visitor"]
+__all__ = ["Accept", "Gate", "NotAuthenticated", "Replaced", "ShuttingDown", "Visitor"]
 
 Accept = Callable[[str | None], Awaitable[None]]
+_ANONYMOUS = "anon:"
 _MAX_FIRST_MESSAGE = 16_384
 
 
@@ -43,6 +45,13 @@ class NotAuthenticated(AuthenticationError):
 
     close_code = CloseCode.NEVER_AUTHENTICATED
     default_code = "never_authenticated"
+
+
+class Replaced(Refused):
+    """The connection was closed before its handshake was through: by a newer one, or by the application."""
+
+    close_code = CloseCode.REPLACED
+    default_code = "replaced"
 
 
 class ShuttingDown(Refused):
@@ -61,17 +70,45 @@ class ServerFault(Refused):
     default_code = "server_error"
 
 
-class Visitor(NamedTuple):
-    """A socket that asks to come in."""
+class VisitorLeft(Refused):
+    """The client was gone before it was accepted."""
 
-    handshake: Handshake
-    address: str | None
-    codec: Codec | None
-    """The codec of the first wsmanager subprotocol it offered; None when it offered none."""
+    default_code = "left"
 
-    @property
-    def subprotocol(self) -> str | None:
-        return None if self.codec is None else self.codec.subprotocol
+
+class CredentialsFault(Exception):
+    """Stands in the log for an exception of the authenticator, whose own text may hold the credentials."""
+
+
+class Visitor:
+    """A socket that asks to come in. `Gate.meet` makes one."""
+
+    __slots__ = ("accept", "accepted", "address", "codec", "handshake", "receive", "scope", "send")
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        accept: Accept | None,
+        handshake: Handshake,
+        codec: Codec | None,
+    ) -> None:
+        client = scope.get("client")
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.accept = accept
+        """Accepts the socket where somebody else keeps its state."""
+        self.accepted = False
+        self.handshake = handshake
+        self.address: str | None = (client[0] or None) if client else None
+        self.codec = codec
+        """The codec of the first wsmanager subprotocol it offered; None when it offered none."""
+
+    async def accept_alone(self, subprotocol: str | None) -> None:
+        """Accept the socket where nobody else keeps its state."""
+        await self.send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": []})
 
 
 class Gate:
@@ -87,18 +124,19 @@ class Gate:
         self._config = config
         self._auth = auth
         self._codecs = {codec.subprotocol: codec for codec in codecs}
+        self._default_codec = codecs[0]
         self._clock = clock
         self._origins = OriginPolicy(config.allowed_origins)
         self._handshakes = TokenBuckets(config.handshake_rate / 60.0, config.handshake_burst)
         self._exempt = _networks(config.handshake_exempt)
         self._query_parameter: str = getattr(auth, "query_parameter", "token")
+        self._announced = False
 
-    def meet(self, scope: Scope) -> Visitor:
+    def meet(self, scope: Scope, receive: Receive, send: Send, accept: Accept | None = None) -> Visitor:
         """Who stands at the gate. Raises nothing for what a client can send."""
         handshake = read_handshake(scope)
-        client = scope.get("client")
         codec = next((self._codecs[name] for name in handshake.subprotocols if name in self._codecs), None)
-        return Visitor(handshake, client[0] if client else None, codec)
+        return Visitor(scope, receive, send, accept, handshake, codec)
 
     def admit_address(self, visitor: Visitor) -> None:
         """The checks before any work on credentials; raises `Refused`."""
@@ -111,44 +149,61 @@ class Gate:
                 )
         self._check_origin(visitor, by_cookie=False)
 
-    async def identify(self, visitor: Visitor, connection_id: str) -> Identity | None:
-        """Who the visitor is; None when that depends on a first message. Raises `Refused`."""
+    async def identify(self, visitor: Visitor, connection_id: str) -> Identity:
+        """Who the visitor is. Raises `Refused`.
+
+        Where that takes a first message, the socket is accepted and the message awaited.
+        """
         if self._auth is None:
-            return Identity(user_id=f"anon:{connection_id}")
-        try:
-            identity = await self._auth.authenticate(visitor.handshake)
-        except Refused:
-            raise
-        except Exception as error:
-            log_event(logging.ERROR, "auth.failed", error=error)
-            raise ServerFault("The server cannot check credentials now.", retry_after_ms=1_000) from None
-        if identity is None and visitor.handshake.message is not None:
-            raise NotAuthenticated("The first message holds no token.")
-        if identity is not None:
-            self._check_identity(visitor, identity)
+            self._announce()
+            return Identity(user_id=_ANONYMOUS + connection_id)
+        identity = await self._ask(self._auth, visitor.handshake)
+        if identity is None:
+            await self.let_in(visitor)
+            message = await self._first_message(visitor)
+            identity = await self._ask(self._auth, msgspec.structs.replace(visitor.handshake, message=message))
+            if identity is None:
+                raise NotAuthenticated("The first message holds no token.")
+        self._check_identity(visitor, identity)
         return identity
 
-    async def identify_by_message(self, visitor: Visitor, receive: Receive, connection_id: str) -> Identity:
-        """Wait for the first message of an accepted socket and identify by it. Raises `Refused`."""
+    def is_anonymous(self, user_id: str) -> bool:
+        """Whether this is a user of one connection, who never comes back."""
+        return self._auth is None and user_id.startswith(_ANONYMOUS)
+
+    def _announce(self) -> None:
+        if not self._announced:
+            self._announced = True
+            log_event(logging.WARNING, "auth.none", meaning="no auth= given: every user is anonymous")
+
+    async def _ask(self, auth: Authenticator, handshake: Handshake) -> Identity | None:
+        """What the authenticator says; whatever else it raises is a fault of the server."""
         try:
             async with asyncio.timeout(self._config.auth_timeout):
-                event = await receive()
+                return await auth.authenticate(handshake)
+        except Refused:
+            raise
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                raise
+            log_event(logging.ERROR, "auth.failed", error=_without_text(error))
+            raise ServerFault("The server cannot check credentials now.", retry_after_ms=1_000) from None
+
+    async def _first_message(self, visitor: Visitor) -> InboundMessage:
+        try:
+            async with asyncio.timeout(self._config.auth_timeout):
+                event = await visitor.receive()
         except TimeoutError:
             raise NotAuthenticated("No token came in time.") from None
         if event["type"] != "websocket.receive":
-            raise NotAuthenticated("The client left before it sent a token.")
+            raise VisitorLeft("The client left before it sent a token.")
         frame = frame_of(event)
         if len(frame) > _MAX_FIRST_MESSAGE:
             raise NotAuthenticated("The first message is too long.")
-        codec = visitor.codec or next(iter(self._codecs.values()))
         try:
-            message = codec.decode(frame)
+            return (visitor.codec or self._default_codec).decode(frame)
         except InvalidMessage:
             raise NotAuthenticated("The first message must hold the token.") from None
-        first = Visitor(msgspec.structs.replace(visitor.handshake, message=message), visitor.address, codec)
-        identity = await self.identify(first, connection_id)
-        assert identity is not None  # noqa: S101  # `identify` raises when there was a first message
-        return identity
 
     def _check_identity(self, visitor: Visitor, identity: Identity) -> None:
         limit = self._config.max_name_length
@@ -160,7 +215,7 @@ class Gate:
 
     def _check_origin(self, visitor: Visitor, *, by_cookie: bool) -> None:
         headers = visitor.handshake.headers
-        secure = visitor.handshake.scope.get("scheme") == "wss"
+        secure = visitor.scope.get("scheme") == "wss"
         try:
             self._origins.check(
                 headers.get("origin"), headers.get("host"), by_cookie=by_cookie, secure=secure
@@ -178,6 +233,8 @@ class Gate:
             parsed = ipaddress.ip_address(address)
         except ValueError:
             return False
+        # A dual-stack listener shows IPv4 clients as ::ffff:a.b.c.d.
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         return any(parsed in network for network in self._exempt)
 
     # --- answers
@@ -197,36 +254,50 @@ class Gate:
         finally:
             scope["query_string"] = query
 
-    async def accept(self, scope: Scope, send: Send, visitor: Visitor, accept: Accept | None = None) -> None:
-        """Accept the socket, by `accept` where somebody else keeps its state."""
-        with self.redacted(scope):
-            if accept is not None:
-                await accept(visitor.subprotocol)
-            else:
-                await send({"type": "websocket.accept", "subprotocol": visitor.subprotocol, "headers": []})
+    def redacting(self, scope: Scope, send: Send) -> Send:
+        """`send`, for an application that answers the handshake itself."""
 
-    async def refuse(
-        self, scope: Scope, send: Send, visitor: Visitor, refusal: Refused, *, accepted: bool
-    ) -> None:
-        """Tell the client, in the way it can read.
+        async def send_redacted(event: Event) -> None:
+            with self.redacted(scope):
+                await send(event)
+
+        return send_redacted
+
+    async def let_in(self, visitor: Visitor) -> None:
+        """Accept the socket, if it is not accepted yet. Raises `VisitorLeft`."""
+        if not visitor.accepted:
+            await self._accept(visitor, visitor.accept or visitor.accept_alone)
+
+    async def _accept(self, visitor: Visitor, accept: Accept) -> None:
+        with self.redacted(visitor.scope):
+            try:
+                await accept(None if visitor.codec is None else visitor.codec.subprotocol)
+            except OSError:
+                raise VisitorLeft("The client left before it was accepted.") from None
+        visitor.accepted = True
+
+    async def refuse(self, visitor: Visitor, refusal: Refused) -> None:
+        """Tell the client, in the way it can read; one that does not listen is not waited for.
 
         A browser cannot read a refused handshake, so a client that offered a wsmanager subprotocol is
         accepted and closed with a code. Others get the HTTP status where the server can send one.
         """
         log_event(logging.INFO, "handshake.refused", code=refusal.code, address=visitor.address)
-        if accepted or visitor.codec is not None:
-            if not accepted:
-                await self.accept(scope, send, visitor)
-            await self._dismiss(send, visitor, refusal)
+        if isinstance(refusal, VisitorLeft):
             return
-        with self.redacted(scope):
-            if "websocket.http.response" in (scope.get("extensions") or {}):
-                await _deny(send, refusal)
-            else:
-                await send({"type": "websocket.close", "code": 1008, "reason": refusal.code})
+        try:
+            async with asyncio.timeout(self._config.close_timeout):
+                if visitor.accepted or visitor.codec is not None:
+                    await self._dismiss(visitor, refusal)
+                else:
+                    with self.redacted(visitor.scope):
+                        await _deny(visitor, refusal)
+        except Exception as error:  # the client is gone; what matters to the caller is the refusal
+            log_event(logging.DEBUG, "refusal.failed", kind=type(error).__name__, address=visitor.address)
 
-    async def _dismiss(self, send: Send, visitor: Visitor, refusal: Refused) -> None:
-        codec = visitor.codec or next(iter(self._codecs.values()))
+    async def _dismiss(self, visitor: Visitor, refusal: Refused) -> None:
+        if not visitor.accepted:  # by itself: for whoever keeps the socket's state it was never opened
+            await self._accept(visitor, visitor.accept_alone)
         data: dict[str, Any] = {
             "code": int(refusal.close_code),
             "reason": refusal.code,
@@ -235,11 +306,17 @@ class Gate:
         }
         if refusal.retry_after_ms is not None:
             data["after_ms"] = refusal.retry_after_ms
-        await send(prepare_event(codec.encode({"type": SystemType.DISCONNECT, "data": data})))
-        await send({"type": "websocket.close", "code": int(refusal.close_code), "reason": refusal.code})
+        codec = visitor.codec or self._default_codec
+        await visitor.send(prepare_event(codec.encode({"type": SystemType.DISCONNECT, "data": data})))
+        await visitor.send(
+            {"type": "websocket.close", "code": int(refusal.close_code), "reason": refusal.code[:100]}
+        )
 
 
-async def _deny(send: Send, refusal: Refused) -> None:
+async def _deny(visitor: Visitor, refusal: Refused) -> None:
+    if "websocket.http.response" not in (visitor.scope.get("extensions") or {}):
+        await visitor.send({"type": "websocket.close", "code": 1008, "reason": refusal.code[:100]})
+        return
     error: dict[str, Any] = {"code": refusal.code, "message": refusal.message}
     headers = [(b"content-type", b"application/json")]
     if refusal.retry_after_ms is not None:
@@ -249,8 +326,15 @@ async def _deny(send: Send, refusal: Refused) -> None:
         headers.append((b"www-authenticate", b"Bearer"))
     body = msgspec.json.encode({"error": error})
     headers.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body})
+    start = {"type": "websocket.http.response.start", "status": refusal.status, "headers": headers}
+    await visitor.send(start)
+    await visitor.send({"type": "websocket.http.response.body", "body": body})
+
+
+def _without_text(error: BaseException) -> CredentialsFault:
+    """Where `error` happened, without what it says."""
+    fault = CredentialsFault(f"{type(error).__qualname__}; its text is withheld")
+    return fault.with_traceback(error.__traceback__)
 
 
 def _networks(texts: Sequence[str]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:

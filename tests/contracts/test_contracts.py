@@ -135,9 +135,11 @@ class DoesNotTellWhen(Limiter):
 
 
 class ChargesRefusals(Limiter):
-    def refuse(self, recent: list[tuple[float, int]], *rest: Any) -> RateDecision:
-        recent.append((rest[-1], rest[0]))
-        return super().refuse(recent, *rest)
+    def refuse(
+        self, recent: list[tuple[float, int]], cost: int, left: int, limit: int, now: float
+    ) -> RateDecision:
+        recent.append((now, cost))
+        return super().refuse(recent, cost, left, limit, now)
 
 
 class PunishesRefusals(Limiter):
@@ -172,8 +174,9 @@ class RecoversInPart(Limiter):
     first: float | None = None
 
     def check_rate_limit(self, key: Hashable, **options: Any) -> RateDecision:
-        now = options["now"] or 0.0
-        self.first = now if self.first is None else self.first
+        now: float = options["now"] or 0.0
+        if self.first is None:
+            self.first = now
         options["cost"] = options.get("cost", 1) + (now > self.first + 2 * self.window)
         return super().check_rate_limit(key, **options)
 

@@ -230,7 +230,7 @@ def test_without_timers_the_loop_really_waits_for_other_threads() -> None:
 
 def test_waiting_for_nothing_is_a_deadlock() -> None:
     with pytest.raises(Deadlock, match="no timer is set"):
-        run(anyio.sleep_forever)
+        run(anyio.sleep_forever, Impatient)
 
 
 def test_waiting_for_a_silent_thread_is_a_deadlock() -> None:

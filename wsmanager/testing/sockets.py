@@ -283,7 +283,7 @@ class FakeSocket:
         self.sent += 1
 
     async def receive(self) -> Event:
-        while not self._events:
+        if not self._events:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         return self._events.pop(0)
