@@ -34,6 +34,7 @@ class JSONCodec:
     become null."""
 
     subprotocol = "wsmanager.v1.json"
+    transparent = True
 
     def __init__(self) -> None:
         self._encode = msgspec.json.Encoder(enc_hook=_plain).encode
@@ -64,6 +65,7 @@ class MessagePackCodec:
     """MessagePack in binary frames."""
 
     subprotocol = "wsmanager.v1.msgpack"
+    transparent = True
 
     def __init__(self) -> None:
         self._encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode

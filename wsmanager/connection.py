@@ -30,7 +30,7 @@ from .messages import (
     Tenant,
     UserKey,
 )
-from .outbound import Outgoing, Prepared, prepare_event
+from .outbound import OWN, Outgoing, Prepared, prepare_event
 from .protocols import Claims, Codec, MessageQueue
 from .transport import Event, Receive, Send, transport_for
 
@@ -68,7 +68,8 @@ class Host(Protocol):
     def leave_indexes(self, conn: Connection, status: ConnectionStatus) -> None:
         """Make `conn` unreachable and give it `status`."""
 
-    def run_errand(self, errand: Any, name: str) -> None: ...
+    def run_errand(self, errand: Any, name: str) -> asyncio.Task[Any] | None:
+        """Run `errand` in a task of its own; None when too many run already."""
 
 
 class SocketGuard(Protocol):
@@ -112,11 +113,11 @@ class Connection:
         "_metadata",
         "_receive",
         "_send",
-        "_task",
         "_transport",
         "_woken",
         "address",
         "ahead",
+        "beside",
         "claims",
         "closing",
         "codec",
@@ -128,7 +129,7 @@ class Connection:
         "key",
         "negotiated",
         "pinged_at",
-        "running",
+        "reader",
         "scopes",
         "status",
         "tier",
@@ -169,7 +170,7 @@ class Connection:
         self.closing: tuple[int, str] | None = None
         """Code and reason of the close, from whichever side came first."""
         self.pinged_at: float | None = None
-        self.running = 0
+        self.beside: set[asyncio.Task[Any]] | None = None
         """Handlers that run beside the others (``concurrent=True``)."""
         self.ahead: ReadAhead | None = None
         self.guard: SocketGuard | None = None
@@ -186,7 +187,8 @@ class Connection:
         self._faults: tuple[float, int] | None = None
         # Anything but "open, idle and well": the one question of the hot path.
         self._impaired = True
-        self._task: asyncio.Task[Any] | None = None
+        self.reader: asyncio.Task[Any] | None = None
+        """The task that waits for the server now: a close from another task wakes it."""
         self._woken = False
 
     # --- who
@@ -239,6 +241,11 @@ class Connection:
         if congestion is not None and len(congestion.queue) * 2 > self._host.config.queue_max_messages:
             await self.writable()
         return pushed
+
+    def answer(self, message: Any) -> Pushed:
+        """Push a message of the manager's own. Raises `EncodeError`, and nothing else."""
+        frame = self.codec.encode(message)
+        return self.push(Prepared(prepare_event(frame), len(frame), OWN))
 
     def push(self, prepared: Prepared) -> Pushed:
         """Hand one message over, or queue it. Never waits and never raises."""
@@ -445,16 +452,19 @@ class Connection:
 
     def close_soon(self, code: int, reason: str, *, flush: bool = True) -> None:
         """Decide the close now and carry it out in the background."""
-        if self._begin_close(code, reason):
-            self._host.run_errand(self._finish_close(flush=flush), "close")
+        if not self._begin_close(code, reason):
+            return
+        if self._host.run_errand(self._finish_close(flush=flush), "close") is None:
+            self.ended()
 
     def _begin_close(self, code: int, reason: str) -> bool:
         if self.status in (ConnectionStatus.DRAINING, ConnectionStatus.CLOSED):
             return False
+        connecting = self.status is ConnectionStatus.CONNECTING
         self.closing = (int(code), reason)
         self._impaired = True
         self._host.leave_indexes(self, ConnectionStatus.DRAINING)
-        return True
+        return not connecting  # whose handshake tells the client
 
     async def _finish_close(self, *, flush: bool) -> None:
         code, reason = self.closing or (CloseCode.NORMAL, "")
@@ -490,6 +500,8 @@ class Connection:
         """The peer is gone: unreachable at once, whatever handler still runs."""
         if self.closing is None:
             self.closing = (code, reason)
+            if self.ahead is not None:
+                self.ahead.peer_left = True
         self.ended()
 
     def ended(self) -> None:
@@ -525,51 +537,40 @@ class Connection:
 
     async def receive(self) -> Event:
         """The next event of the server, or a disconnect once the connection has ended."""
-        self.expect()
+        if self.status is ConnectionStatus.CLOSED:
+            return self._end_event()
+        self.reader = asyncio.current_task()
         try:
             return await self._receive()
         except asyncio.CancelledError:
             return self.woken()
         finally:
-            self.received()
+            self.reader = None
 
     async def receive_aside(self) -> Event:
         """The next event of the server, for a second reader: not woken by a close, but cancelled."""
         return await self._receive()
 
-    # `receive` in three steps, for the loop that has no coroutine to spare for each idle socket.
-
-    def expect(self) -> None:
-        """The calling task is about to wait for the server; a close from another task wakes it."""
-        self._task = asyncio.current_task()
-        if self.status is ConnectionStatus.CLOSED:
-            self._wake()
-
     def woken(self) -> Event:
-        """What a cancellation while waiting means: the end of the connection, else it is raised again."""
-        if not self._woken or self._task is None or self._task.uncancel() > 0:
+        """What the cancellation of `reader` means: the end of the connection, else it is raised again."""
+        woken, self._woken = self._woken, False
+        if not woken or self.reader is None or self.reader.uncancel() > 0:
             raise asyncio.CancelledError
+        return self._end_event()
+
+    def _end_event(self) -> Event:
         code, reason = self.closing or (1006, "")
         return {"type": "websocket.disconnect", "code": code, "reason": reason}
 
-    def received(self) -> None:
-        """The calling task waits no more."""
-        self._task, self._woken = None, False
-
     def ensure_reader(self) -> None:
         """Where the application reads by itself and does not now, somebody must, or its end goes unseen."""
-        if self.guard is not None and self._task is None:
+        if self.guard is not None and self.reader is None:
             self.guard.read_on()
 
-    @property
-    def receiving(self) -> bool:
-        """Whether a task waits in `receive`."""
-        return self._task is not None
-
     def _wake(self) -> None:
-        if self._task is not None and not self._woken:
+        if self.reader is not None and not self._woken:
             self._woken = True
-            self._task.cancel()
+            self.reader.cancel()
 
 
 def _wake_all(waiters: list[asyncio.Future[None]]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .connection import Connection
 from .errors import Refused
 from .messages import ConnectionStatus
-from .pipeline import Pipeline, Work
+from .pipeline import Pipeline
 from .transport import Receive, Scope, Send, frame_of
 
 if TYPE_CHECKING:
@@ -37,27 +37,28 @@ class Endpoint:
             conn = await self._engine.enter(scope, receive, send)
         except Refused:
             return  # and told so
+        task = asyncio.current_task()
         try:
             await self._engine.greet(conn)
             # In this frame and no other, and keeping nothing: every idle socket waits here.
-            while conn.status is ConnectionStatus.OPEN or (conn.ahead is not None and conn.ahead.owed):
+            while conn.status is not ConnectionStatus.CLOSED or (conn.ahead is not None and conn.ahead.owed):
                 if conn.ahead is not None:
                     await self._catch_up(conn)
                     continue
-                conn.expect()
+                conn.reader = task
                 try:
                     event = await receive()
                 except asyncio.CancelledError:
                     event = conn.woken()
                 finally:
-                    conn.received()
+                    conn.reader = None
                 if event["type"] == "websocket.disconnect":
                     conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
                     break
-                work = self._pipeline.admit(conn, frame_of(event))
-                if work is not None:
-                    await self._attend(conn, work)
-                del event, work
+                rest = self._pipeline.handle(conn, frame_of(event))
+                if rest is not None:
+                    await rest
+                del event, rest
         except BaseException:
             self._engine.farewell_soon(conn)
             raise
@@ -70,13 +71,10 @@ class Endpoint:
         item = None if conn.ahead is None else await conn.ahead.next()
         if item is None:
             conn.ahead = None
-        else:
-            await self._attend(conn, item[0])
-
-    async def _attend(self, conn: Connection, work: Work) -> None:
-        if work.route.concurrent and self._engine.attend_beside(conn, work):
             return
-        await self._pipeline.attend(conn, work)
+        rest = self._pipeline.start(conn, item[0])
+        if rest is not None:
+            await rest
 
     async def _answer_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

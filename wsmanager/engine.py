@@ -17,15 +17,23 @@ from .analytics import MessageAnalytics
 from .codecs import JSONCodec
 from .config import Tier, WebSocketConfig
 from .connection import Connection
-from .errors import CloseCode, Disconnect, Refused, WrongEventLoop, to_client
-from .handshake import Accept, Gate, ShuttingDown, Visitor
+from .errors import (
+    CloseCode,
+    ConfigurationError,
+    ConnectionClosed,
+    Disconnect,
+    Refused,
+    WrongEventLoop,
+    to_client,
+)
+from .handshake import Accept, Gate, Replaced, ShuttingDown, Visitor
 from .health import ConnectionHealthMonitor
 from .heartbeat import Heartbeat
 from .logs import log_event
 from .messages import ConnectionStatus, SystemType, Tenant, UserKey
 from .names import require_name
-from .outbound import Outgoing, Prepared
-from .pipeline import Pipeline, Work
+from .outbound import Prepared
+from .pipeline import Pipeline
 from .protocols import (
     Authenticator,
     Authorizer,
@@ -114,8 +122,6 @@ class Engine:
         self._codecs = codecs
         self._loop: asyncio.AbstractEventLoop | None = None
         self._shutting_down = False
-        self._anonymous = auth is None
-        self._announced = False
 
     def _fail(self, conn: Connection, error: BaseException, message: Any) -> None:
         self.pipeline.fail(conn, error, message)
@@ -139,75 +145,100 @@ class Engine:
         A given `user_id` stands for authentication, not for the limits or the Origin check.
         """
         self._bind()
-        identity = None if user_id is None else Identity(require_name("user", user_id), tenant=tenant)
+        identity = self._given_identity(user_id, tenant)
         name = secrets.token_urlsafe(_ID_BYTES) if connection_id is None else connection_id
         require_name("connection", name, self.config.max_name_length)
-        visitor, accepted = self.gate.meet(scope), False
+        visitor = self.gate.meet(scope, receive, send, accept)
         try:
-            self._arrive(visitor)
-            try:
-                if identity is None:
-                    identity = await self.gate.identify(visitor, name)
-                if identity is None:
-                    await self.gate.accept(scope, send, visitor, accept)
-                    accepted = True
-                    identity = await self.gate.identify_by_message(visitor, receive, name)
-                conn = self._make(name, identity, visitor, receive, send, metadata)
-                self._make_room(conn)
-                self.registry.add(conn, max_per_user=_max_connections(conn.tier))
-            except BaseException:
-                self.registry.depart(visitor.address)
-                raise
+            conn = await self._register(visitor, identity, name, metadata)
+            await self._let_in(visitor, conn)
         except Refused as refusal:
             self.refused[refusal.code] += 1
-            await self.gate.refuse(scope, send, visitor, refusal, accepted=accepted)
-            raise
-        try:
-            if not accepted:
-                await self.gate.accept(scope, send, visitor, accept)
-        except BaseException:
-            conn.ended()
+            await self.gate.refuse(visitor, refusal)
             raise
         self._open(conn)
         return conn
+
+    def _given_identity(self, user_id: str | None, tenant: Tenant) -> Identity | None:
+        limit = self.config.max_name_length
+        if user_id is None:
+            if tenant is not None:
+                raise ConfigurationError("tenant= needs user_id=: else the authenticator tells both")
+            return None
+        require_name("user", user_id, limit)
+        if tenant is not None:
+            require_name("tenant", tenant, limit)
+        return Identity(user_id, tenant=tenant)
 
     def _bind(self) -> None:
         """A manager lives on one loop; it moves to another only while it holds nothing."""
         loop = asyncio.get_running_loop()
         if loop is self._loop:
             return
-        if self._loop is not None and (self.registry.arrived or self.sender.waiting_sends):
-            raise WrongEventLoop(
-                "this manager holds connections of another event loop; use one manager per loop"
-            )
+        self.require_loop()
         self._loop = loop
         self._shutting_down = False
         self.supervisor = Supervisor()
         self.pipeline.rebind()
-        if self._anonymous and not self._announced:
-            self._announced = True
-            log_event(logging.WARNING, "auth.none", meaning="no auth= given: every user is anonymous")
 
-    def _arrive(self, visitor: Visitor) -> None:
-        if self._shutting_down:
-            raise ShuttingDown("The server is shutting down.", retry_after_ms=1_000)
+    def require_loop(self) -> None:
+        """Raises `WrongEventLoop` on any loop but the one of the connections."""
+        holds_some = self.registry.arrived or self.sender.waiting_sends
+        if holds_some and asyncio.get_running_loop() is not self._loop:
+            raise WrongEventLoop(
+                "this manager holds connections of another event loop; use one manager per loop"
+            )
+
+    def start(self) -> None:
+        """Take connections, again if the manager was closed. A first connection does the same."""
+        self._bind()
+        self._shutting_down = False
+
+    async def _register(
+        self, visitor: Visitor, identity: Identity | None, name: str, metadata: dict[str, Any] | None
+    ) -> Connection:
+        """A connecting connection, which counts against every limit. When this raises, nothing does."""
+        self._refuse_at_the_end()
         self.gate.admit_address(visitor)
         self.registry.arrive(visitor.address)
+        try:
+            if identity is None:
+                identity = await self.gate.identify(visitor, name)
+                self._refuse_at_the_end()
+            conn = self._make(name, identity, visitor, metadata)
+            self._make_room(conn)
+            self.registry.add(conn, max_per_user=_max_connections(conn.tier))
+        except BaseException:
+            self.registry.depart(visitor.address)
+            raise
+        return conn
+
+    def _refuse_at_the_end(self) -> None:
+        if self._shutting_down:
+            raise ShuttingDown("The server is shutting down.", retry_after_ms=1_000)
+
+    async def _let_in(self, visitor: Visitor, conn: Connection) -> None:
+        try:
+            await self.gate.let_in(visitor)
+        except BaseException:
+            conn.ended()
+            raise
+        if conn.status is ConnectionStatus.CLOSED:  # while the server accepted it
+            self._refuse_at_the_end()
+            raise Replaced("This connection was closed before it was open.")
 
     def _make(
         self,
         name: str,
         identity: Identity,
         visitor: Visitor,
-        receive: Receive,
-        send: Send,
         metadata: dict[str, Any] | None,
     ) -> Connection:
         tier = None if identity.tier is None else self.config.tiers.get(identity.tier)
         return Connection(
             self,
-            receive,
-            send,
+            visitor.receive,
+            visitor.send,
             id=name,
             key=UserKey(identity.tenant, identity.user_id),
             codec=visitor.codec or self._codecs[0],
@@ -221,8 +252,8 @@ class Engine:
         )
 
     def _make_room(self, conn: Connection) -> None:
-        if self.config.over_limit != "replace_oldest":
-            return
+        if self.config.over_limit != "replace_oldest" or self.registry.get(conn.id) is not None:
+            return  # an id in use is refused
         while (oldest := self.registry.surplus(conn.key, _max_connections(conn.tier))) is not None:
             oldest.close_soon(CloseCode.REPLACED, "replaced")
 
@@ -231,7 +262,7 @@ class Engine:
         self.registry.open(conn)
         conn.opened()
         if conn.negotiated:
-            conn.push(Outgoing(self._welcome(conn)).for_codec(conn.codec))
+            conn.answer(self._welcome(conn))
         self.sender.appeared(conn)
         self.supervisor.keep_alive("heartbeat", self.heartbeat.run)
 
@@ -249,12 +280,12 @@ class Engine:
         conn.greeted = True
         for hook in self.connect_hooks:
             try:
-                await self.pipeline.run(conn, self._call_hook(hook, conn))
+                await self.pipeline.watch(conn, self._call_hook(hook, conn))
             except Exception as error:
                 answer = to_client(error)
                 if isinstance(answer, Disconnect):
                     await conn.close(answer.code, answer.reason)
-                else:
+                elif conn.status is ConnectionStatus.OPEN or not isinstance(error, ConnectionClosed):
                     log_event(logging.ERROR, "on_connect.failed", error=error, connection=conn.id)
                     await conn.close(CloseCode.SERVER_ERROR, "server error")
                 return
@@ -266,38 +297,31 @@ class Engine:
             run = functools.partial(hook, conn)
             await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self.pipeline.threads())
 
-    def attend_beside(self, conn: Connection, work: Work) -> bool:
-        """Start a handler in a task of its own; False when as many as may run already."""
-        if conn.running >= self.config.max_concurrent_handlers:
-            return False
-        conn.running += 1
-        self.run_errand(self._attend_beside(conn, work), "handler")
-        return True
-
-    async def _attend_beside(self, conn: Connection, work: Work) -> None:
-        try:
-            await self.pipeline.attend(conn, work, beside=True)
-        finally:
-            conn.running -= 1
-
     # --- out
 
     async def farewell(self, conn: Connection) -> None:
-        """Run the ``on_disconnect`` hooks, once, if the ``on_connect`` hooks ran."""
-        if not conn.greeted:
-            return
-        conn.greeted = False
+        """Run the ``on_disconnect`` hooks, once, if the ``on_connect`` hooks ran. Who waits for that may be
+        cancelled; the hooks are not."""
+        hooks = self.farewell_soon(conn)
+        if hooks is not None:
+            await asyncio.wait({hooks})
+
+    def farewell_soon(self, conn: Connection) -> asyncio.Task[None] | None:
+        """`farewell` where the caller cannot wait; None when there is nothing to do."""
+        greeted, conn.greeted = conn.greeted, False
+        if not greeted or not self.disconnect_hooks:
+            return None
+        return self.run_errand(self._say_farewell(conn), "farewell")
+
+    async def _say_farewell(self, conn: Connection) -> None:
+        if conn.beside:
+            await asyncio.wait(conn.beside)
         for hook in self.disconnect_hooks:
             try:
                 async with asyncio.timeout(self.config.handler_timeout):
                     await self._call_hook(hook, conn)
             except Exception as error:
                 log_event(logging.ERROR, "on_disconnect.failed", error=error, connection=conn.id)
-
-    def farewell_soon(self, conn: Connection) -> None:
-        """`farewell` where the caller cannot wait, because it is being cancelled."""
-        if conn.greeted:
-            self.run_errand(self.farewell(conn), "farewell")
 
     async def disconnect(self, conn: Connection, code: int, reason: str) -> None:
         """Close `conn` if it is open, and say farewell."""
@@ -315,6 +339,7 @@ class Engine:
         try:
             async with asyncio.timeout(self.config.drain_timeout):
                 await asyncio.gather(*(conn.close(CloseCode.SHUTDOWN, "shutdown") for conn in self.registry))
+                await self.supervisor.finish_errands()
         except TimeoutError:
             log_event(logging.WARNING, "shutdown.timeout", left=len(self.registry))
         for conn in self.registry:
@@ -338,17 +363,18 @@ class Engine:
         self.sender.given_up(conn, prepared.outgoing, reason)
 
     def leave_indexes(self, conn: Connection, status: ConnectionStatus) -> None:
-        if conn.status is ConnectionStatus.OPEN:
+        was_open = conn.status is ConnectionStatus.OPEN
+        if was_open:
             self.sender.disappeared(conn)
-        if status is ConnectionStatus.DRAINING:
+        if was_open and status is ConnectionStatus.DRAINING:
             self.registry.drain(conn)
         elif self.registry.remove(conn):
             self.registry.depart(conn.address)
             code = conn.closing[0] if conn.closing else 1006
             self.closed[code if code in _CODES else 1006] += 1
 
-    def run_errand(self, errand: Coroutine[Any, Any, Any], name: str) -> None:
-        self.supervisor.run_errand(errand, name)
+    def run_errand(self, errand: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any] | None:
+        return self.supervisor.run_errand(errand, name)
 
     def _sweep(self, now: float) -> None:
         for conn in tuple(self.heartbeat.congested):

@@ -159,6 +159,9 @@ class HandlerFailed(ReplyError):
     default_code = "internal_error"
     temporary = True
 
+    def __init__(self, message: str = "The server could not process this message.") -> None:
+        super().__init__(message)
+
 
 # --- Disconnects: the connection ends, with a code that says whether to come back.
 
@@ -250,9 +253,6 @@ class WrongEventLoop(WSManagerError, RuntimeError):
     """The manager holds connections of another event loop."""
 
 
-_BUG = "The server could not process this message."
-
-
 def to_client(error: BaseException) -> ReplyError | Disconnect:
     """What the client of a connection is told about `error`.
 
@@ -262,6 +262,4 @@ def to_client(error: BaseException) -> ReplyError | Disconnect:
         return error
     if isinstance(error, Refused):
         return Disconnect(error.close_code, error.code)
-    if isinstance(error, ConnectionClosed):
-        return Disconnect(CloseCode.CLOSED, "closed")
-    return HandlerFailed(_BUG)
+    return HandlerFailed()

@@ -161,7 +161,8 @@ class Gate:
         if identity is None:
             await self.let_in(visitor)
             message = await self._first_message(visitor)
-            identity = await self._ask(self._auth, msgspec.structs.replace(visitor.handshake, message=message))
+            first = msgspec.structs.replace(visitor.handshake, message=message)
+            identity = await self._ask(self._auth, first)
             if identity is None:
                 raise NotAuthenticated("The first message holds no token.")
         self._check_identity(visitor, identity)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from .connection import Connection
 from .errors import CloseCode
+from .messages import ConnectionStatus
 from .transport import Event
 
 __all__ = ["Item", "ReadAhead"]
@@ -35,6 +36,7 @@ class ReadAhead:
         self._start: asyncio.Handle | None = None
         self._task: asyncio.Task[None] | None = None
         self.peer_left = False
+        """Whether the peer went while this read, and not we."""
 
     def start_soon(self) -> None:
         """Start reading if the handler is still suspended after this turn of the loop."""
@@ -44,7 +46,7 @@ class ReadAhead:
     def start(self) -> None:
         """Start reading now."""
         self._start = None
-        if self._task is None and not self.peer_left and not self._conn.receiving:
+        if self._task is None and not self.peer_left and self._conn.reader is None:
             self._task = asyncio.create_task(self._read(), name="wsmanager.read_ahead")
 
     async def _read(self) -> None:
@@ -53,14 +55,12 @@ class ReadAhead:
             while True:
                 event = await conn.receive_aside()
                 if event["type"] == "websocket.disconnect":
-                    self.peer_left = True
                     conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
                     return
                 item = self._admit(event)
                 if item is not None and not self._store(item):
                     return
         except Exception:  # whatever a server raises here, the socket is of no more use
-            self.peer_left = True
             conn.peer_left(1006, "")
 
     def _store(self, item: Item) -> bool:
@@ -72,16 +72,13 @@ class ReadAhead:
         self._conn.close_soon(CloseCode.INBOX_OVERFLOW, "inbox overflow")
         return False
 
-    def take(self) -> Item | None:
-        """The oldest item read ahead; None when there is none."""
-        if not self._items:
-            return None
-        item = self._items.popleft()
-        self._bytes -= item[1]
-        return item
-
     async def next(self) -> Item | None:
-        """The oldest item; None when there is none and nobody reads ahead any more."""
+        """The oldest item; None when there is none and nobody reads ahead any more.
+
+        What the peer sent before it left is still due; what waits when we close is not.
+        """
+        if not self.peer_left and self._conn.status is not ConnectionStatus.OPEN:
+            self._items.clear()
         while not self._items:
             self._cancel_start()
             task, self._task = self._task, None
@@ -90,7 +87,9 @@ class ReadAhead:
             # A cancelled receive loses nothing: what arrives now is read by whoever calls next.
             task.cancel()
             await asyncio.wait({task})
-        return self.take()
+        item = self._items.popleft()
+        self._bytes -= item[1]
+        return item
 
     def stop(self) -> None:
         """Read no further. What was read stays."""

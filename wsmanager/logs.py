@@ -1,18 +1,22 @@
 """Log records with stable names: ``event`` and ``fields`` travel as attributes of the record.
 
 The text is ``name key=value ...`` for people; a formatter that wants structure reads the attributes.
-Values are escaped, so that no name chosen by a client can forge a line; secrets never get here.
+Values and tracebacks are escaped, so that nothing chosen by a client can forge a line or move a
+terminal's cursor; secrets never get here.
 """
 
 from __future__ import annotations
 
 import logging
+import textwrap
+import traceback
 from typing import Any, Final
 
 __all__ = ["LOGGER", "log_event"]
 
 LOGGER: Final = logging.getLogger("wsmanager")
-_MAX_VALUE = 200
+_MAX_VALUE: Final = 200
+_MAX_TRACEBACK: Final = 10_000
 
 
 def log_event(level: int, event: str, /, *, error: BaseException | None = None, **fields: Any) -> None:
@@ -32,3 +36,21 @@ def _escaped(value: Any) -> str:
     if text.isprintable() and " " not in text:
         return text
     return repr(text).encode("ascii", "backslashreplace").decode()
+
+
+def _escape_traceback(record: logging.LogRecord) -> bool:
+    """Formatters print ``exc_text`` where it is set. An exception may quote what a client sent: its
+    lines are indented, so that none looks like a record, and what cannot be printed is escaped."""
+    if record.exc_info and not record.exc_text:
+        text = "".join(traceback.format_exception(record.exc_info[1]))[:_MAX_TRACEBACK]
+        record.exc_text = textwrap.indent("".join(map(_printable, text)).rstrip(), "  ", lambda line: True)
+    return True
+
+
+def _printable(character: str) -> str:
+    if character.isprintable() or character == "\n":
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+LOGGER.addFilter(_escape_traceback)

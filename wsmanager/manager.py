@@ -144,11 +144,15 @@ class ConnectionManager:
         A frame that came through the connection's own guarded ``receive`` is not checked twice. Errors
         are answered to the client and never raised here.
         """
-        message = None if conn.guard is None else conn.guard.take_passed(raw)
         pipeline = self._engine.pipeline
-        work = pipeline.admit(conn, raw) if message is None else pipeline.assign(conn, message)
-        if work is not None:
-            await pipeline.attend(conn, work)
+        message = None if conn.guard is None else conn.guard.take_passed(raw)
+        if message is None:
+            rest = pipeline.handle(conn, raw)
+        else:
+            work = pipeline.assign(conn, message, len(raw))
+            rest = None if work is None else pipeline.start(conn, work)
+        if rest is not None:
+            await rest
 
     # --- connections
 

@@ -10,7 +10,7 @@ from .errors import EncodeError
 from .messages import Delivery, Frame, MessagePriority, OutboundMessage
 from .protocols import Codec
 
-__all__ = ["Outgoing", "Prepared", "prepare_event"]
+__all__ = ["OWN", "Outgoing", "Prepared", "prepare_event"]
 
 
 def prepare_event(frame: Frame) -> dict[str, Any]:
@@ -18,15 +18,12 @@ def prepare_event(frame: Frame) -> dict[str, Any]:
     return {"type": "websocket.send", ("text" if isinstance(frame, str) else "bytes"): frame}
 
 
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True, eq=False):
     """One message in one encoding, ready for any number of connections."""
 
-    __slots__ = ("event", "outgoing", "size")
-
-    def __init__(self, event: dict[str, Any], size: int, outgoing: Outgoing) -> None:
-        self.event: Final = event
-        self.size: Final = size
-        self.outgoing: Final = outgoing
+    event: dict[str, Any]
+    size: int
+    outgoing: Outgoing
 
 
 class Outgoing:
@@ -86,3 +83,8 @@ def _type_of(message: Any) -> str:
     if not isinstance(kind, str):
         raise EncodeError('a message needs a text "type": {"type": "chat.message", "data": ...}')
     return kind
+
+
+OWN: Final = Outgoing({"type": "own"})
+"""Stands for all messages of the manager itself to one connection: replies, errors, pongs. They are
+volatile, and nobody asks what became of one."""

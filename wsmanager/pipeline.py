@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from anyio import CapacityLimiter
@@ -15,8 +16,10 @@ from .connection import Connection
 from .dependencies import call
 from .errors import (
     CloseCode,
+    ConnectionClosed,
     Disconnect,
     Forbidden,
+    HandlerFailed,
     HandlerTimeout,
     InvalidMessage,
     RateLimited,
@@ -26,8 +29,7 @@ from .errors import (
 )
 from .inbound import Item, ReadAhead
 from .logs import log_event
-from .messages import Frame, InboundMessage, SystemType
-from .outbound import Outgoing
+from .messages import ConnectionStatus, Frame, InboundMessage, SystemType
 from .protocols import Clock, MessageValidator, RateLimiter
 from .routing import Route, Router
 from .transport import Event, Resumed, frame_of
@@ -36,15 +38,18 @@ __all__ = ["Pipeline", "Work"]
 
 SystemAnswer = Callable[[Connection, InboundMessage], None]
 
-# A frame that starts so is charged to the bucket of system messages before it is decoded. One that
-# only pretends is charged to the user's bucket once its type is known.
-_SYSTEM_STARTS = tuple(
-    f'{{"type":{space}"{name}"' for name in ("ping", "pong", "ack", "session.") for space in ("", " ")
-)
-_SYSTEM_STARTS_BINARY = tuple(
-    bytes([0x80 + fields]) + b"\xa4type" + bytes([0xA0 + len(name)]) + name
-    for name in (b"ping", b"pong", b"ack", b"session.join", b"session.leave")
-    for fields in (1, 2, 3)
+_OPEN = ConnectionStatus.OPEN
+
+# A frame that begins so is charged to the bucket of system messages before it is decoded. One that
+# only pretends is charged to the user's bucket as well, once its type is known.
+_SYSTEM_HEADS: frozenset[Frame] = frozenset(
+    head
+    for name in ("ping", "pong", "session.join", "session.leave")
+    for head in (
+        f'{{"type":"{name}"'[:13],
+        f'{{"type": "{name}"'[:13],
+        b"\xa4type" + bytes([0xA0 + len(name)]) + name.encode()[:3],
+    )
 )
 
 
@@ -54,6 +59,8 @@ class Work(NamedTuple):
     route: Route
     message: InboundMessage
     data: Any
+    size: int
+    """Of the frame."""
 
 
 class Pipeline:
@@ -88,29 +95,32 @@ class Pipeline:
     def admit(self, conn: Connection, frame: Frame) -> Work | None:
         """What there is to do for `frame`; None when it was answered here."""
         message = self.inspect(conn, frame)
-        return None if message is None else self.assign(conn, message)
+        return None if message is None else self.assign(conn, message, len(frame))
 
     def inspect(self, conn: Connection, frame: Frame) -> InboundMessage | None:
         """The message in `frame`, when it is the application's to see; None when it was answered here,
-        with an error or because it is the manager's own."""
+        with an error or because it is the manager's own, and when it came after the end."""
+        if conn.status is not _OPEN:
+            return None
         now, message = self._clock(), None
+        conn.health.record_message(now=now)
         try:
             self._measure(frame)
             as_system = self._charge_frame(conn, frame, now)
             message = conn.codec.decode(frame)
-            self._validator.validate_message(message, raw=frame)
+            self._validator.validate_message(message, raw=frame if conn.codec.transparent else None)
             answer = self._system.get(message.type)
             if answer is None and as_system:
                 self._charge(conn, 1, now)
-            conn.health.record_message(now=now)
             if answer is None:
                 return message
             answer(conn, message)
+            self._analytics.record_message(message.type, size=len(frame), now=now)
         except Exception as error:  # of a replaced part too; `to_client` tells them apart
             self.fail(conn, error, message, size=len(frame))
         return None
 
-    def assign(self, conn: Connection, message: InboundMessage) -> Work | None:
+    def assign(self, conn: Connection, message: InboundMessage, size: int) -> Work | None:
         """The handler of an inspected message, with its data converted; None when it was answered here."""
         try:
             route = self._route(message)
@@ -119,9 +129,9 @@ class Pipeline:
             self._authorize(conn, route, message)
             data = message.data if route.convert is None else route.convert(message.data)
         except Exception as error:
-            self.fail(conn, error, message)
+            self.fail(conn, error, message, size=size)
             return None
-        return Work(route, message, data)
+        return Work(route, message, data, size)
 
     def _measure(self, frame: Frame) -> None:
         limit = self._config.max_message_size
@@ -134,8 +144,8 @@ class Pipeline:
 
     def _charge_frame(self, conn: Connection, frame: Frame, now: float) -> bool:
         """Charge one unit. True: to the bucket of system messages."""
-        starts: Any = _SYSTEM_STARTS if isinstance(frame, str) else _SYSTEM_STARTS_BINARY
-        if frame.startswith(starts):
+        head = frame[:13] if isinstance(frame, str) else frame[1:10]
+        if head in _SYSTEM_HEADS:
             decision = self._system_limiter.check_rate_limit(conn.key, now=now)
             if not decision:
                 raise _too_many(decision.retry_after_ms)
@@ -164,47 +174,96 @@ class Pipeline:
             raise Forbidden("You may not send this type of message.")
         if route.features and not (conn.tier is not None and route.features <= conn.tier.features):
             raise Forbidden("Your plan does not include this.")
-        if route.allow is not None and not route.allow(conn, message):
-            raise Forbidden("You may not send this type of message.")
+        if route.allow is not None:
+            allowed = route.allow(conn, message)
+            if inspect.isawaitable(allowed):  # true, whatever it would have answered
+                raise TypeError(f"allow= of {route.type!r} must answer at once")
+            if not allowed:
+                raise Forbidden("You may not send this type of message.")
 
     # --- the handler
 
-    async def run(self, conn: Connection, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run code of the application in the calling task, under the handler's clock; while it is
-        suspended, somebody else reads."""
-        return await _Watched(coroutine, self, conn)
+    def handle(self, conn: Connection, frame: Frame) -> Awaitable[None] | None:
+        """The whole way of one frame. None: it is done; else the caller must await the rest of it."""
+        message = self.inspect(conn, frame)
+        work = None if message is None else self.assign(conn, message, len(frame))
+        return None if work is None else self.start(conn, work)
 
-    async def attend(self, conn: Connection, work: Work, *, beside: bool = False) -> None:
-        """Run the handler and send what it returns; whatever it raises is answered here.
+    def start(self, conn: Connection, work: Work) -> Awaitable[None] | None:
+        """Start the handler in the calling task. None: it is done; else the caller must await the rest.
 
-        `beside`: in a task of its own, while the connection is read as ever.
+        The first step is made without a coroutine around it: a handler that never suspends costs no
+        timer and no second reader. It is the calling task that makes the step and awaits the rest, so
+        timeouts and cancel scopes of the handler bind to the right task.
         """
-        route, message, data = work
+        route, message, data, _ = work
+        if route.concurrent and self._start_beside(conn, work):
+            return None
         started = self._clock()
+        if not route.direct:
+            coroutine = call(route, conn, message, data, self.threads())
+            return self._see_through(conn, work, self.watch(conn, coroutine), started)
+        coroutine = route.handler(conn, data) if route.takes_data else route.handler(conn)
         try:
-            coroutine = self._call(conn, route, message, data)
-            result = await (self._timed(coroutine) if beside else _Watched(coroutine, self, conn))
-        except asyncio.CancelledError as cancelled:
+            waits_for = coroutine.send(None)
+        except StopIteration as end:
+            self._complete(conn, work, end.value, started)
+        except (Exception, asyncio.CancelledError) as error:
+            self._fail_unless_cancelled(conn, error, work)
+        else:
+            rest = self.watch(conn, Resumed(coroutine, waits_for))
+            return self._see_through(conn, work, rest, started)
+        return None
+
+    def _start_beside(self, conn: Connection, work: Work) -> bool:
+        """Start the handler in a task of its own, while the connection is read as ever; False when as
+        many run as may, counting the one in the connection's own task."""
+        beside = conn.beside = set() if conn.beside is None else conn.beside
+        if len(beside) + 1 >= self._config.max_concurrent_handlers:
+            return False
+        task = conn.host.run_errand(self._beside(conn, work), "handler")
+        if task is None:
+            return False
+        beside.add(task)
+        task.add_done_callback(beside.discard)
+        return True
+
+    async def _beside(self, conn: Connection, work: Work) -> None:
+        route, message, data, _ = work
+        if route.direct:
+            coroutine = route.handler(conn, data) if route.takes_data else route.handler(conn)
+        else:
+            coroutine = call(route, conn, message, data, self.threads())
+        await self._see_through(conn, work, self._timed(coroutine), self._clock())
+
+    async def _see_through(self, conn: Connection, work: Work, rest: Awaitable[Any], started: float) -> None:
+        """Await a handler; whatever it raises is answered here."""
+        try:
+            result = await rest
+        except (Exception, asyncio.CancelledError) as error:
+            self._fail_unless_cancelled(conn, error, work)
+        else:
+            self._complete(conn, work, result, started)
+
+    def _complete(self, conn: Connection, work: Work, result: Any, started: float) -> None:
+        if work.message.id is not None:
+            try:
+                conn.answer({"type": "reply", "re": work.message.id, "data": result})
+            except Exception as error:
+                self.fail(conn, error, work.message, size=work.size)
+                return
+        now = self._clock()
+        self._analytics.record_message(
+            work.route.type, size=work.size, latency_ms=(now - started) * 1000.0, now=now
+        )
+
+    def _fail_unless_cancelled(self, conn: Connection, error: BaseException, work: Work) -> None:
+        """A handler may meet a cancellation of its own making; one of its task goes on."""
+        if isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                raise
-            self.fail(conn, cancelled, message)
-        except Exception as error:
-            self.fail(conn, error, message)
-        else:
-            if message.id is not None:
-                self._reply(conn, message, result)
-            self._analytics.record_message(route.type, latency_ms=(self._clock() - started) * 1000.0)
-
-    def _call(
-        self, conn: Connection, route: Route, message: InboundMessage, data: Any
-    ) -> Coroutine[Any, Any, Any]:
-        if not route.direct:
-            return call(route, conn, message, data, self.threads())
-        coroutine: Coroutine[Any, Any, Any] = (
-            route.handler(conn, data) if route.takes_data else route.handler(conn)
-        )
-        return coroutine
+                raise error
+        self.fail(conn, error, work.message, size=work.size)
 
     def threads(self) -> CapacityLimiter:
         """The limit of worker threads for synchronous code of the application."""
@@ -216,9 +275,10 @@ class Pipeline:
         """Forget what belongs to an event loop."""
         self._threads = None
 
-    async def watch(self, conn: Connection, rest: Resumed) -> Any:
-        """Wait for a suspended handler, while somebody else reads."""
-        if not conn.receiving:
+    async def watch(self, conn: Connection, rest: Awaitable[Any]) -> Any:
+        """Await code of the application in the connection's own task, under the handler's clock, while
+        somebody else reads."""
+        if conn.reader is None:
             if conn.ahead is None:
                 conn.ahead = ReadAhead(conn, self._reader(conn) if conn.guard is None else conn.guard.admit)
             conn.ahead.start_soon()
@@ -237,20 +297,12 @@ class Pipeline:
         """What a second reader of `conn` does with an event."""
 
         def admit(event: Event) -> Item | None:
-            frame = frame_of(event)
-            work = self.admit(conn, frame)
-            return None if work is None else (work, len(frame))
+            work = self.admit(conn, frame_of(event))
+            if work is None or (work.route.concurrent and self._start_beside(conn, work)):
+                return None
+            return work, work.size
 
         return admit
-
-    def _reply(self, conn: Connection, message: InboundMessage, result: Any) -> None:
-        reply = Outgoing({"type": SystemType.REPLY, "re": message.id, "data": result})
-        try:
-            prepared = reply.for_codec(conn.codec)
-        except Exception as error:
-            self.fail(conn, error, message)
-            return
-        conn.push(prepared)
 
     # --- errors
 
@@ -258,24 +310,36 @@ class Pipeline:
         self, conn: Connection, error: BaseException, message: InboundMessage | None = None, *, size: int = 0
     ) -> None:
         """Answer `error` as its family demands, and count it. A bug is logged, and told to nobody."""
-        answer = to_client(error)
+        now, kind, answer = self._clock(), self._label(message), to_client(error)
+        if isinstance(error, ConnectionClosed) and conn.status is not _OPEN:
+            answer = Disconnect(CloseCode.CLOSED)  # its own end, and no bug
         if isinstance(answer, Disconnect):
+            self._analytics.record_message(kind, size=size, now=now)
             conn.close_soon(answer.code, answer.reason)
             return
-        kind = self._label(message)
-        self._analytics.record_message(kind, size=size, error=answer.code)
-        conn.push(error_message(answer, message).for_codec(conn.codec))
+        answer = self._tell(conn, answer, message)
+        self._analytics.record_message(kind, size=size, error=answer.code, now=now)
         if answer is not error:
             log_event(
                 logging.ERROR, "handler.failed", error=error, connection=conn.id, user=conn.user_id, type=kind
             )
-        elif not isinstance(answer, HandlerTimeout):
-            self._blame(conn, answer)
+        elif isinstance(answer, HandlerTimeout):
+            log_event(logging.WARNING, "handler.timeout", connection=conn.id, user=conn.user_id, type=kind)
+        elif isinstance(answer, RateLimited) or not answer.temporary:
+            self._blame(conn, answer, now)
 
-    def _blame(self, conn: Connection, fault: ReplyError) -> None:
+    def _tell(self, conn: Connection, answer: ReplyError, message: InboundMessage | None) -> ReplyError:
+        """Send `answer`, or what can be sent in its place; returns which it was."""
+        try:
+            conn.answer(error_message(answer, message))
+        except Exception:  # a text of the application that no frame can carry
+            answer = HandlerFailed()
+            conn.answer(error_message(answer, message))
+        return answer
+
+    def _blame(self, conn: Connection, fault: ReplyError, now: float) -> None:
         """The client's own fault: it weighs on its health, and too many end the connection."""
-        now = self._clock()
-        conn.health.record_message(error=True, now=now)
+        conn.health.record_error()
         if not conn.count_fault(now):
             return
         if isinstance(fault, RateLimited):
@@ -293,37 +357,15 @@ class Pipeline:
         return "unknown" if route is None else route.type
 
 
-class _Watched:
-    """Awaits a handler in the task that awaits this, and tells when it suspends for the first time.
-
-    A handler that never suspends costs no timer and no second reader.
-    """
-
-    __slots__ = ("_conn", "_coroutine", "_pipeline")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], pipeline: Pipeline, conn: Connection) -> None:
-        self._coroutine = coroutine
-        self._pipeline = pipeline
-        self._conn = conn
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        try:
-            waits_for = self._coroutine.send(None)
-        except StopIteration as end:
-            return end.value
-        rest = Resumed(self._coroutine, waits_for)
-        return (yield from self._pipeline.watch(self._conn, rest).__await__())
-
-
-def error_message(error: ReplyError, message: InboundMessage | None) -> Outgoing:
+def error_message(error: ReplyError, message: InboundMessage | None) -> dict[str, Any]:
     """What a client is told of `error`."""
     data: dict[str, Any] = {"code": error.code, "message": error.message, "temporary": error.temporary}
     if error.retry_after_ms is not None:
         data["retry_after_ms"] = error.retry_after_ms
     if message is not None and message.id is not None:
         data["re"] = message.id
-        return Outgoing({"type": SystemType.ERROR, "re": message.id, "data": data})
-    return Outgoing({"type": SystemType.ERROR, "data": data})
+        return {"type": SystemType.ERROR, "re": message.id, "data": data}
+    return {"type": SystemType.ERROR, "data": data}
 
 
 def _too_many(retry_after_ms: int) -> RateLimited:

@@ -132,8 +132,8 @@ class MessageValidator(Protocol):
     def validate_message(self, message: InboundMessage, *, raw: Frame | None = None) -> None:
         """Return, or raise `InvalidMessage` (or a subclass) with a stable code.
 
-        `raw` is the frame it was decoded from, where there is one: a cheap first look. Must take time
-        linear in the size of the message, whatever it holds, and must not change it.
+        `raw` is the frame it was decoded from, where its codec is transparent: a cheap first look. Must
+        take time linear in the size of the message, whatever it holds, and must not change it.
         """
         ...
 
@@ -259,10 +259,19 @@ class Codec(Protocol):
         """The WebSocket subprotocol that selects it."""
         ...
 
+    @property
+    def transparent(self) -> bool:
+        """Whether every text of a message stands in its frame as JSON or MessagePack write it, so that a
+        validator may look at the frame first. False when in doubt: for one that compresses or is lenient."""
+        ...
+
     def encode(self, message: Any) -> Frame:
         """One frame. Raises `EncodeError` for what it cannot express; never sends half a message."""
         ...
 
     def decode(self, frame: Frame) -> InboundMessage:
-        """One message. Raises `InvalidMessage` with a stable code for any other input whatsoever."""
+        """One message. Raises `InvalidMessage` with a stable code for any other input whatsoever.
+
+        What it accepts, `encode` of every codec can send on: no client's message poisons a room.
+        """
         ...

@@ -11,7 +11,13 @@ import msgspec
 
 from .logs import log_event
 
-__all__ = ["Supervisor", "TaskHealth"]
+__all__ = ["Supervisor", "TaskHealth", "is_being_cancelled"]
+
+
+def is_being_cancelled() -> bool:
+    """Whether somebody cancels the running task; if not, a `CancelledError` in it is of its own making."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class TaskHealth(msgspec.Struct, frozen=True):
@@ -61,20 +67,27 @@ class Supervisor:
             await asyncio.sleep(pause)
             pause = min(pause * 2, self._max_backoff)
 
-    def run_errand(self, errand: Coroutine[Any, Any, Any], name: str) -> None:
-        """Run `errand` once. A crash is logged; beyond ``max_errands`` at once it is not started."""
+    def run_errand(self, errand: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any] | None:
+        """Run `errand` once, and return its task. A crash is logged; beyond ``max_errands`` at once it is
+        not started, and the answer is None."""
         if len(self._errands) >= self._max_errands:
             errand.close()
             log_event(logging.ERROR, "errand.refused", name=name, limit=self._max_errands)
-            return
+            return None
         task = asyncio.create_task(errand, name=f"wsmanager.{name}")
         self._errands.add(task)
         task.add_done_callback(self._errand_done)
+        return task
 
     def _errand_done(self, task: asyncio.Task[Any]) -> None:
         self._errands.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log_event(logging.ERROR, "errand.crashed", error=error, name=task.get_name())
+
+    async def finish_errands(self) -> None:
+        """Wait until no errand runs, but for the one that calls this."""
+        while others := self._errands - {asyncio.current_task()}:
+            await asyncio.wait(others)
 
     async def stop(self) -> None:
         """Cancel everything and wait for its end."""

@@ -10,7 +10,6 @@ from .connection import Connection
 from .errors import Forbidden, InvalidPayload
 from .messages import ConnectionStatus, InboundMessage, SystemType
 from .names import require_name
-from .outbound import Outgoing
 from .protocols import Authorizer, Clock
 from .registry import Registry
 
@@ -46,7 +45,7 @@ class SystemMessages:
         answer: dict[str, Any] = {"type": SystemType.PONG, "data": message.data}
         if message.id is not None:
             answer["re"] = message.id
-        conn.push(Outgoing(answer).for_codec(conn.codec))
+        conn.answer(answer)
 
     def _pong(self, conn: Connection, message: InboundMessage) -> None:
         del message
@@ -100,5 +99,4 @@ class SystemMessages:
 
 def _confirm(conn: Connection, message: InboundMessage, room: str) -> None:
     if message.id is not None:
-        reply = {"type": SystemType.REPLY, "re": message.id, "data": {"room": room}}
-        conn.push(Outgoing(reply).for_codec(conn.codec))
+        conn.answer({"type": SystemType.REPLY, "re": message.id, "data": {"room": room}})

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import time
+import zlib
 from collections.abc import Hashable
 from typing import Any
 
@@ -673,7 +674,7 @@ class SuspectsTheFrame(Validator):
     def validate_message(self, message: InboundMessage, *, raw: Any = None) -> None:
         super().validate_message(message)
         if raw is not None:
-            self.look_at(raw if isinstance(raw, str) else raw.decode())
+            self.look_at(raw if isinstance(raw, str) else raw.decode(errors="replace"))
 
 
 class TakesItsTime(Validator):
@@ -966,6 +967,7 @@ async def test_a_broken_authenticator_is_told_its_obligation(
 
 class Codec:
     subprotocol = "test.json"
+    transparent: Any = True
 
     def encode(self, message: Any) -> Any:
         try:
@@ -988,6 +990,34 @@ class Codec:
 
 class NamesItselfWithASpace(Codec):
     subprotocol = "test json"
+
+
+class Compresses(Codec):
+    transparent = False
+
+    def encode(self, message: Any) -> Any:
+        return zlib.compress(super().encode(message).encode())
+
+    def decode(self, frame: Any) -> Any:
+        try:
+            return super().decode(zlib.decompress(frame))
+        except (TypeError, zlib.error) as error:
+            return self.cannot_decode(frame, error)
+
+
+class CompressesInSecret(Compresses):
+    transparent = True
+
+
+class TakesSingleQuotesInSecret(Codec):
+    def cannot_decode(self, frame: Any, error: Exception) -> Any:
+        if frame == "{'type':'a'}":
+            return InboundMessage("a")
+        return super().cannot_decode(frame, error)
+
+
+class DoesNotSayWhetherItIsTransparent(Codec):
+    transparent = None
 
 
 class EncodesToByteArrays(Codec):
@@ -1061,6 +1091,7 @@ class LetsSurrogatesIn(Codec):
 
 
 class RemembersFailures(Codec):
+    transparent = False
     failed = False
 
     def cannot_decode(self, frame: Any, error: Exception) -> Any:
@@ -1072,7 +1103,7 @@ class RemembersFailures(Codec):
         return InboundMessage("failed before") if self.failed else message
 
 
-@pytest.mark.parametrize("factory", [Codec, JSONCodec, MessagePackCodec])
+@pytest.mark.parametrize("factory", [Codec, Compresses, JSONCodec, MessagePackCodec])
 def test_codecs_that_keep_their_obligations_pass(factory: Any) -> None:
     check_codec(factory)
 
@@ -1081,6 +1112,9 @@ def test_codecs_that_keep_their_obligations_pass(factory: Any) -> None:
     ("broken", "obligation"),
     [
         (NamesItselfWithASpace, "subprotocol must be a token"),
+        (DoesNotSayWhetherItIsTransparent, "transparent must be true or false"),
+        (CompressesInSecret, "what a transparent codec reads must stand in the frame as JSON or MessagePack"),
+        (TakesSingleQuotesInSecret, "must stand in the frame as JSON or MessagePack: .*'type':'a'"),
         (EncodesToByteArrays, "encode must answer a text or binary frame"),
         (MakesNumbersFloats, "must be decoded unchanged: .*data=True"),
         (ForgetsFalsyIds, "must be decoded unchanged: .*id=''"),

@@ -179,13 +179,13 @@ async def test_data_is_converted_to_what_the_handler_asks_for(make_manager: Make
 
     async def move(conn: Connection, to: Any) -> Any:
         seen.append(to)
-        return to
+        return to.x
 
     move.__annotations__["to"] = kind
     manager.on("move")(move)
 
     async with connect(manager.endpoint) as peer:
-        assert (await ask(peer, "move", {"x": 3}))["data"] == {"x": 3, "y": 0}
+        assert (await ask(peer, "move", {"x": 3}))["data"] == 3
         assert await refusal(peer, "move", {"x": "three"}) == "invalid_payload"
         assert await refusal(peer, "move") == "invalid_payload"
         assert seen == [kind(x=3)]
@@ -237,10 +237,10 @@ async def test_allow_decides_by_connection_and_message(make_manager: MakeManager
 async def test_an_allow_that_answers_later_allows_nothing(make_manager: MakeManager) -> None:
     manager = make_manager()
 
-    async def lookup() -> bool:
-        return True
+    def soon(conn: Connection, message: InboundMessage) -> Any:
+        return asyncio.get_running_loop().create_future()
 
-    @manager.on("rename", allow=lambda conn, message: lookup())
+    @manager.on("rename", allow=soon)
     async def rename(conn: Connection) -> str:
         return "renamed"
 
@@ -511,8 +511,7 @@ async def test_a_handler_may_close_its_own_connection(make_manager: MakeManager)
         after.append("handled")
 
     async with connect(manager.endpoint) as peer:
-        await peer.send_json({"type": "bye", "id": 1})
-        await peer.send_json({"type": "more"})
+        await asyncio.gather(peer.send_json({"type": "bye", "id": 1}), peer.send_json({"type": "more"}))
         assert await peer.wait_closed() == (4000, "as you wish")
     assert after == ["closed"]
 
@@ -990,6 +989,7 @@ async def test_priorities_of_pushes_may_be_chosen(make_manager: MakeManager) -> 
     @manager.on("x")
     async def x(conn: Connection) -> None:
         await conn.send({"type": "big", "data": "x" * 1_000})
+        await conn.send({"type": "next"})
         await conn.send({"type": "low"}, priority=MessagePriority.LOW)
         await conn.send({"type": "high"}, priority=MessagePriority.HIGH)
 
@@ -998,4 +998,4 @@ async def test_priorities_of_pushes_may_be_chosen(make_manager: MakeManager) -> 
         peer.resume()
         await asyncio.sleep(0.1)
         types = [msgspec.json.decode(frame)["type"] for frame in peer.frames]
-        assert types == ["big", "high", "reply", "low"]
+        assert types == ["big", "next", "high", "reply", "low"]

@@ -48,9 +48,9 @@ def test_a_refusal_after_the_accept_is_a_close_with_its_code() -> None:
     assert (answer.code, answer.reason) == (CloseCode.BAD_TOKEN, "token_expired")
 
 
-def test_writing_to_a_closed_connection_is_no_bug() -> None:
+def test_a_closed_connection_of_somebody_else_is_no_reason_to_disconnect() -> None:
     answer = to_client(errors.ConnectionClosed("closed"))
-    assert isinstance(answer, Disconnect)
+    assert isinstance(answer, HandlerFailed)
 
 
 def test_every_reply_and_refusal_has_a_code_of_its_own() -> None:

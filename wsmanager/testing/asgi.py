@@ -246,8 +246,8 @@ async def connect(
     """Open a WebSocket to `app`, which runs in a task of its own; inside the block it is accepted.
 
     `server` is whom the in-memory server behaves like, `manners` are single fields of `Server` that
-    differ. `window` is how many bytes it holds for a peer that does not read, and
-    a `stalled` one does not from the beginning.
+    differ. `window` is how many bytes it holds before ``send`` suspends; a `stalled` peer does not read
+    from the beginning.
 
     Raises `HandshakeRefused`, or what the application raised, instead of entering. On leaving, the
     peer closes and the application must end within `timeout` seconds. Then this raises, where the

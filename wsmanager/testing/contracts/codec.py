@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+import msgspec
+
 from ...errors import EncodeError, InvalidMessage
 from ...messages import Frame, InboundMessage
 from ...protocols import Codec
@@ -79,6 +81,7 @@ def check_codec(factory: Callable[[], Codec]) -> None:
     codec = factory()
     token = re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", codec.subprotocol)
     require(token is not None, "subprotocol must be a token that a handshake can carry (RFC 9110, 5.6.2)")
+    require_type(codec.transparent, bool, "transparent must be true or false")
     _check_round_trips(codec)
     _check_unencodable(codec)
     for frame in _hostile_frames(_encode(codec, {"type": "chat.message", "data": {"text": "hi"}, "id": 1})):
@@ -100,16 +103,36 @@ def _check_round_trips(codec: Codec) -> None:
 
 def _check_round_trip(codec: Codec, message: InboundMessage) -> None:
     for outbound in (message, {"type": message.type, "data": message.data, "id": message.id}):
-        decoded = codec.decode(_encode(codec, outbound))
+        frame = _encode(codec, outbound)
+        decoded = codec.decode(frame)
         # By repr, since 1 == True == 1.0
         same = repr(decoded) == repr(message)
         require(same, f"what was encoded must be decoded unchanged: {str(message)[:80]} was not")
+        _check_transparent(codec, frame, decoded)
 
 
 def _encode(codec: Codec, message: Any) -> Frame:
     frame = codec.encode(message)
     require_type(frame, (str, bytes), "encode must answer a text or binary frame")
     return frame
+
+
+def _check_transparent(codec: Codec, frame: Frame, message: InboundMessage) -> None:
+    if codec.transparent:
+        plain = any(
+            _read(decode, frame) == repr(message) for decode in (msgspec.json.decode, msgspec.msgpack.decode)
+        )
+        shown = f"{frame[:40]!r} of length {len(frame)}"
+        require(
+            plain, f"what a transparent codec reads must stand in the frame as JSON or MessagePack: {shown}"
+        )
+
+
+def _read(decode: Callable[..., InboundMessage], frame: Frame) -> str | None:
+    try:
+        return repr(decode(frame, type=InboundMessage))
+    except (ValueError, TypeError, RecursionError):
+        return None
 
 
 def _check_unencodable(codec: Codec) -> None:
@@ -159,3 +182,4 @@ def _check_hostile(codec: Codec, frame: Frame) -> None:
         codec.encode({"type": message.type, "data": message.data})
     except Exception as error:
         raise AssertionError(f"what decode accepts, encode must be able to send on: {shown}") from error
+    _check_transparent(codec, frame, message)

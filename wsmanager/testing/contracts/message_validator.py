@@ -114,7 +114,7 @@ def _check_raw(validator: MessageValidator) -> None:
     for text in _FRAMES:
         message = msgspec.json.decode(text, type=InboundMessage)
         alone = _verdict(validator, message)
-        for raw in (text, text.encode()):
+        for raw in (text, text.encode(), msgspec.msgpack.encode(msgspec.json.decode(text))):
             same = _verdict(validator, message, raw) == alone
             require(same, f"the verdict must not depend on whether raw is given: it does for {text[:80]}")
 
