@@ -28,7 +28,7 @@ def _shown(value: Any) -> str:
 
 def test_the_settings_table_is_the_configuration_itself() -> None:
     shown = README.partition("<!-- settings -->\n")[2].partition("\n<!-- /settings -->")[0]
-    assert shown == settings_table(), "run: python -m tests.unit.test_readme"
+    assert shown == settings_table(), "run: python -m tests.package.test_readme"
 
 
 def test_every_relative_link_leads_somewhere() -> None:
