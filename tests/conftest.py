@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -8,9 +7,9 @@ from hypothesis import settings
 
 from wsmanager.testing import VirtualTimeLoop
 
-settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
-settings.register_profile("night", deadline=None, print_blob=True, max_examples=5_000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+from . import profiles
+
+settings.load_profile(profiles.PROFILE)
 
 
 @pytest.fixture(scope="session")

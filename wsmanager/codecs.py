@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Final
 
@@ -14,7 +15,6 @@ __all__ = ["JSONCodec", "MessagePackCodec"]
 
 # What msgspec raises besides its own errors: deep nesting, lone surrogates, bad UTF-8.
 _UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeError)
-_UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, NotImplementedError)
 
 _HIGH_SURROGATE_ALONE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 _POSITION = re.compile(r"\(byte (\d+)\)")
@@ -46,7 +46,7 @@ class JSONCodec:
             return self._encode(message).decode()
         except EncodeError:
             raise
-        except _UNWRITABLE as error:
+        except Exception as error:  # of the message's own parts too
             raise _unwritable(error) from None
 
     def decode(self, frame: Frame) -> InboundMessage:
@@ -55,8 +55,8 @@ class JSONCodec:
             raise InvalidMessage("Send text frames; this one is binary.", code="unexpected_binary")
         try:
             return self._decode(frame)
-        except msgspec.ValidationError as error:
-            raise _misshapen(frame, msgspec.json.decode, error) from None
+        except msgspec.ValidationError:
+            raise _misshapen(frame, msgspec.json.decode) from None
         except _UNREADABLE as error:
             raise _malformed(frame, error) from None
 
@@ -79,7 +79,7 @@ class MessagePackCodec:
             return self.encode(_without_huge_integers(message))
         except EncodeError:
             raise
-        except _UNWRITABLE as error:
+        except Exception as error:  # of the message's own parts too
             raise _unwritable(error) from None
 
     def decode(self, frame: Frame) -> InboundMessage:
@@ -87,18 +87,41 @@ class MessagePackCodec:
         if isinstance(frame, str):
             raise InvalidMessage("Send binary frames; this one is text.", code="unexpected_text")
         try:
-            return self._decode(frame)
+            message = self._decode(frame)
         except InvalidMessage:
             raise
-        except msgspec.ValidationError as error:
-            raise _misshapen(frame, msgspec.msgpack.decode, error) from None
+        except msgspec.ValidationError:
+            raise _misshapen(frame, msgspec.msgpack.decode) from None
         except _UNREADABLE as error:
             raise _unpackable(error) from None
+        _refuse_what_json_lacks(message.data)
+        return message
 
 
 def _refuse_extension(code: int, data: memoryview) -> Any:
     del data
     raise InvalidMessage(f"MessagePack extension {code} is not understood.", code="bad_value")
+
+
+def _refuse_what_json_lacks(data: Any) -> None:
+    """What one client says is sent on to others, whose codec may be another."""
+    level = [data]
+    while level:
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                if not all(isinstance(key, str) for key in value):
+                    raise _bad_key()
+                below += value.values()
+            elif isinstance(value, list):
+                below += value
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise InvalidMessage("NaN and infinity are no numbers of a message.", code="bad_number")
+        level = below
+
+
+def _bad_key() -> InvalidMessage:
+    return InvalidMessage("The keys of a message are texts.", code="bad_key")
 
 
 def _without_huge_integers(message: Any) -> Any:
@@ -124,9 +147,8 @@ def _unwritable(error: Exception) -> EncodeError:
     return EncodeError(f"the message cannot be encoded: {error}")
 
 
-def _misshapen(frame: Frame, decode: Any, error: Exception) -> InvalidMessage:
+def _misshapen(frame: Frame, decode: Any) -> InvalidMessage:
     """Which part of a readable frame is wrong. Only frames that failed come here."""
-    del error
     try:
         value = decode(frame)
     except msgspec.ValidationError:
@@ -139,6 +161,8 @@ def _misshapen(frame: Frame, decode: Any, error: Exception) -> InvalidMessage:
         return InvalidMessage("A message has a type.", code="missing_type")
     if not isinstance(value["type"], str):
         return InvalidMessage("The type of a message is a text.", code="invalid_type")
+    if not all(isinstance(key, str) for key in value):
+        return _bad_key()
     return InvalidMessage("The id of a message is a text or an integer.", code="invalid_id")
 
 

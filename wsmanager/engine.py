@@ -49,7 +49,7 @@ from .rate_limit import AdaptiveRateLimiter
 from .registry import Registry
 from .routing import Router
 from .sending import Sender
-from .supervision import Supervisor
+from .supervision import Supervisor, is_being_cancelled
 from .system import SystemMessages
 from .transport import Receive, Scope, Send
 
@@ -261,6 +261,7 @@ class Engine:
         """From connecting to reachable in one step: what waited goes out before anything new."""
         self.registry.open(conn)
         conn.opened()
+        self.sender.opened(conn)
         if conn.negotiated:
             conn.answer(self._welcome(conn))
         self.sender.appeared(conn)
@@ -275,8 +276,8 @@ class Engine:
         }
         return {"type": SystemType.WELCOME, "data": data}
 
-    async def greet(self, conn: Connection) -> None:
-        """Run the ``on_connect`` hooks. One that fails ends the connection."""
+    async def greet(self, conn: Connection) -> bool:
+        """Run the ``on_connect`` hooks. One that fails ends the connection, and the answer is False."""
         conn.greeted = True
         for hook in self.connect_hooks:
             try:
@@ -288,14 +289,22 @@ class Engine:
                 elif conn.status is ConnectionStatus.OPEN or not isinstance(error, ConnectionClosed):
                     log_event(logging.ERROR, "on_connect.failed", error=error, connection=conn.id)
                     await conn.close(CloseCode.SERVER_ERROR, "server error")
-                return
+                return False
+        return True
 
     async def _call_hook(self, hook: Hook, conn: Connection) -> None:
-        if inspect.iscoroutinefunction(hook):
-            await hook(conn)
-        else:
-            run = functools.partial(hook, conn)
-            await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self.pipeline.threads())
+        try:
+            if inspect.iscoroutinefunction(hook):
+                await hook(conn)
+                return
+            run, threads = functools.partial(hook, conn), self.pipeline.threads()
+            result = await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=threads)
+            if inspect.isawaitable(result):  # of an object with an async ``__call__``
+                await result
+        except asyncio.CancelledError as error:
+            if is_being_cancelled():
+                raise
+            raise RuntimeError("the hook awaited something that was cancelled") from error
 
     # --- out
 
@@ -334,18 +343,18 @@ class Engine:
         await self.farewell(conn)
 
     async def aclose(self) -> None:
-        """Close every connection and stop all background work."""
+        """Close every connection and stop all background work. Whoever comes then is refused."""
+        self._bind()
         self._shutting_down = True
         try:
             async with asyncio.timeout(self.config.drain_timeout):
                 await asyncio.gather(*(conn.close(CloseCode.SHUTDOWN, "shutdown") for conn in self.registry))
                 await self.supervisor.finish_errands()
         except TimeoutError:
-            log_event(logging.WARNING, "shutdown.timeout", left=len(self.registry))
+            log_event(logging.WARNING, "shutdown.timeout", left=self.registry.arrived)
         for conn in self.registry:
             conn.ended()
         await self.supervisor.stop()
-        self._loop = None
 
     # --- what connections ask for
 

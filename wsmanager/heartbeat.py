@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
+from typing import Any, Final
 
 from .config import WebSocketConfig
 from .connection import Connection
@@ -21,7 +23,8 @@ from .registry import Registry
 
 __all__ = ["Heartbeat"]
 
-_TICKS_PER_ROUND = 5
+_BUCKETS: Final = 5
+_SHORTEST_STALL: Final = 0.25
 
 
 class Heartbeat:
@@ -39,59 +42,82 @@ class Heartbeat:
         self._registry = registry
         self._clock = clock
         self._sweep = sweep
-        self._round_length = min(
-            config.heartbeat_timeout / 2, config.heartbeat_interval / 2, config.health_check_interval
-        )
-        self._tick_length = self._round_length / _TICKS_PER_ROUND
+        interval = config.heartbeat_interval
+        longest = min(config.heartbeat_timeout / 2, interval / 2, config.health_check_interval)
+        # A whole number of rounds between two pings, so that a peer has all of the timeout to answer.
+        self._round_length = interval / math.ceil(interval / longest)
+        self._tick_length = self._round_length / _BUCKETS
+        self._stall = max(self._tick_length, _SHORTEST_STALL)
         self._pings: dict[Codec, Prepared] = {}
-        self._grace_until = 0.0
+        self._grace_until = -math.inf
         self._next_health = self._next_ping = self._next_sweep = 0.0
+        self._task: asyncio.Task[Any] | None = None
         self.congested: set[Connection] = set()
         self.lag = 0.0
         """How late the last tick was: the event loop was busy that long."""
+        self.stalls = 0
+        """How often it was so late that silence proved nothing."""
 
     async def run(self) -> None:
-        """Tick until nobody is connected."""
+        """Tick until nobody is connected, or the manager has moved on to another event loop."""
+        self._task = task = asyncio.current_task()
         now = self._clock()
         self._next_ping = now + self._config.heartbeat_interval
         self._next_health = now + self._config.health_check_interval
         self._next_sweep = now + self._config.queue_cleanup_interval
-        while self._registry.arrived:
+        while self._registry.arrived and self._task is task:
             await self._round()
 
     async def _round(self) -> None:
-        started = self._clock()
+        started, task = self._clock(), self._task
         ping, check = started >= self._next_ping, started >= self._next_health
         if ping:
             self._next_ping = started + self._config.heartbeat_interval - self._tick_length
         if check:
             self._next_health = started + self._config.health_check_interval - self._tick_length
-        for chunk in self._chunks():
+        for bucket in self._fill_buckets():
             await self._tick()
-            now = self._clock()
-            for conn in chunk:
-                self._visit(conn, now, ping=ping, check=check)
+            if self._task is not task:
+                return
+            self._press_congested()
+            self._visit_all(bucket, ping=ping, check=check)
         if started >= self._next_sweep:
             self._next_sweep = started + self._config.queue_cleanup_interval
             self._sweep(self._clock())
 
-    def _chunks(self) -> Iterator[tuple[Connection, ...]]:
-        everyone = tuple(self._registry)
-        length = -(-len(everyone) // _TICKS_PER_ROUND)
-        for start in range(_TICKS_PER_ROUND):
-            yield everyone[start * length : (start + 1) * length]
+    def _fill_buckets(self) -> list[list[Connection]]:
+        """Every connection is in the same bucket in each round, so that its visits are evenly spaced."""
+        buckets: list[list[Connection]] = [[] for _ in range(_BUCKETS)]
+        for conn in self._registry:
+            buckets[hash(conn.id) % _BUCKETS].append(conn)
+        return buckets
 
     async def _tick(self) -> None:
         expected = self._clock() + self._tick_length
         await asyncio.sleep(self._tick_length)
         now = self._clock()
         self.lag = max(0.0, now - expected)
-        if self.lag > self._round_length:
+        if self.lag > self._stall:
             # The loop stood still, and so did the frames that wait to be read: silence proves nothing.
+            self.stalls += 1
             self._grace_until = now + self._round_length
             log_event(logging.WARNING, "loop.stalled", seconds=round(self.lag, 3))
-        for conn in tuple(self.congested):
-            self._press(conn, now)
+
+    def _press_congested(self) -> None:
+        now = self._clock()
+        if now >= self._grace_until:
+            for conn in tuple(self.congested):
+                self._press(conn, now)
+
+    def _visit_all(self, bucket: list[Connection], *, ping: bool, check: bool) -> None:
+        now, failure = self._clock(), None
+        for conn in bucket:
+            try:
+                self._visit(conn, now, ping=ping, check=check)
+            except Exception as error:  # of a replaced scorer, say: the others need their heartbeat
+                failure = error
+        if failure is not None:
+            log_event(logging.ERROR, "visit.failed", error=failure)
 
     def _press(self, conn: Connection, now: float) -> None:
         verdict = conn.check_congestion(now)
@@ -118,6 +144,8 @@ class Heartbeat:
         if conn.watched:
             if idle < self._config.heartbeat_interval + self._config.heartbeat_timeout:
                 return False
+            if conn.pinged_at is not None and now - conn.pinged_at < self._config.heartbeat_timeout:
+                return False  # a fresh one may get its first ping late
             conn.close_soon(CloseCode.NO_HEARTBEAT, "no heartbeat", flush=False)
             return True
         if self._config.idle_timeout is None or idle < self._config.idle_timeout:

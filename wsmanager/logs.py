@@ -43,7 +43,7 @@ def _escape_traceback(record: logging.LogRecord) -> bool:
     lines are indented, so that none looks like a record, and what cannot be printed is escaped."""
     if record.exc_info and not record.exc_text:
         text = "".join(traceback.format_exception(record.exc_info[1]))[:_MAX_TRACEBACK]
-        record.exc_text = textwrap.indent("".join(map(_printable, text)).rstrip(), "  ", lambda line: True)
+        record.exc_text = textwrap.indent("".join(map(_printable, text)).rstrip(), "  ", lambda _: True)
     return True
 
 

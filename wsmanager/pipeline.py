@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from anyio import CapacityLimiter
 
@@ -32,10 +32,12 @@ from .logs import log_event
 from .messages import ConnectionStatus, Frame, InboundMessage, SystemType
 from .protocols import Clock, MessageValidator, RateLimiter
 from .routing import Route, Router
+from .supervision import is_being_cancelled
 from .transport import Event, Resumed, frame_of
 
-__all__ = ["Pipeline", "Work"]
+__all__ = ["Pipeline", "Work", "in_time"]
 
+T = TypeVar("T")
 SystemAnswer = Callable[[Connection, InboundMessage], None]
 
 _OPEN = ConnectionStatus.OPEN
@@ -116,7 +118,7 @@ class Pipeline:
                 return message
             answer(conn, message)
             self._analytics.record_message(message.type, size=len(frame), now=now)
-        except Exception as error:  # of a replaced part too; `to_client` tells them apart
+        except (Exception, asyncio.CancelledError) as error:  # of a replaced part too
             self.fail(conn, error, message, size=len(frame))
         return None
 
@@ -128,7 +130,7 @@ class Pipeline:
                 self._charge(conn, route.cost - 1, self._clock())
             self._authorize(conn, route, message)
             data = message.data if route.convert is None else route.convert(message.data)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self.fail(conn, error, message, size=size)
             return None
         return Work(route, message, data, size)
@@ -234,7 +236,8 @@ class Pipeline:
             coroutine = route.handler(conn, data) if route.takes_data else route.handler(conn)
         else:
             coroutine = call(route, conn, message, data, self.threads())
-        await self._see_through(conn, work, self._timed(coroutine), self._clock())
+        rest = in_time(coroutine, self._config.handler_timeout)
+        await self._see_through(conn, work, rest, self._clock())
 
     async def _see_through(self, conn: Connection, work: Work, rest: Awaitable[Any], started: float) -> None:
         """Await a handler; whatever it raises is answered here."""
@@ -259,10 +262,8 @@ class Pipeline:
 
     def _fail_unless_cancelled(self, conn: Connection, error: BaseException, work: Work) -> None:
         """A handler may meet a cancellation of its own making; one of its task goes on."""
-        if isinstance(error, asyncio.CancelledError):
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise error
+        if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+            raise error
         self.fail(conn, error, work.message, size=work.size)
 
     def threads(self) -> CapacityLimiter:
@@ -282,16 +283,7 @@ class Pipeline:
             if conn.ahead is None:
                 conn.ahead = ReadAhead(conn, self._reader(conn) if conn.guard is None else conn.guard.admit)
             conn.ahead.start_soon()
-        return await self._timed(rest)
-
-    async def _timed(self, rest: Awaitable[Any]) -> Any:
-        try:
-            async with asyncio.timeout(self._config.handler_timeout) as deadline:
-                return await rest
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            raise HandlerTimeout("The server took too long over this message.") from None
+        return await in_time(rest, self._config.handler_timeout)
 
     def _reader(self, conn: Connection) -> Callable[[Event], Item | None]:
         """What a second reader of `conn` does with an event."""
@@ -355,6 +347,17 @@ class Pipeline:
             return message.type
         route = self._router.find(message.type)
         return "unknown" if route is None else route.type
+
+
+async def in_time(rest: Awaitable[T], seconds: float | None) -> T:
+    """What `rest` gives. Raises `HandlerTimeout`, once that takes too long."""
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            return await rest
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise HandlerTimeout("The server took too long over this message.") from None
 
 
 def error_message(error: ReplyError, message: InboundMessage | None) -> dict[str, Any]:

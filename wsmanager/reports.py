@@ -67,6 +67,8 @@ class Analytics(msgspec.Struct, frozen=True):
     errands: int
     loop_lag: float
     """Seconds the last heartbeat came late."""
+    loop_stalls: int
+    """How often it came so late that nobody was closed for silence."""
 
 
 def health_of(engine: Engine, key: UserKey) -> UserHealth:
@@ -109,4 +111,5 @@ def analytics_of(engine: Engine) -> Analytics:
         tasks=engine.supervisor.health(),
         errands=engine.supervisor.errands,
         loop_lag=engine.heartbeat.lag,
+        loop_stalls=engine.heartbeat.stalls,
     )

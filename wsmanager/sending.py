@@ -220,9 +220,12 @@ class Sender:
         """Sends that wait for a user to appear."""
         return self._appearing_count
 
-    def appeared(self, conn: Connection) -> None:
-        """`conn` is open: give it what waits for its user, before anything new."""
+    def opened(self, conn: Connection) -> None:
+        """`conn` is open from now on; `disappeared` is called once it no longer is."""
         self.codecs_in_use[conn.codec] += 1
+
+    def appeared(self, conn: Connection) -> None:
+        """Give a fresh `conn` what waits for its user, before anything new."""
         self.flush(conn)
         for waiter in self._appearing.get(conn.key, ()):
             if not waiter.done():

@@ -53,19 +53,25 @@ class Supervisor:
 
     async def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         pause, restarts, last_error = self._backoff, 0, None
-        while True:
-            self._health[name] = TaskHealth("running", restarts, last_error)
-            try:
-                await run()
-            except Exception as error:
-                restarts, last_error = restarts + 1, type(error).__qualname__
-                log_event(logging.ERROR, "task.crashed", error=error, name=name, restarts=restarts)
-            else:
-                self._health[name] = TaskHealth("ended", restarts, last_error)
-                return
-            self._health[name] = TaskHealth("waiting", restarts, last_error)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, self._max_backoff)
+        time = asyncio.get_running_loop().time
+        try:
+            while True:
+                self._health[name] = TaskHealth("running", restarts, last_error)
+                started = time()
+                try:
+                    await run()
+                except Exception as error:
+                    restarts, last_error = restarts + 1, type(error).__qualname__
+                    log_event(logging.ERROR, "task.crashed", error=error, name=name, restarts=restarts)
+                else:
+                    return
+                if time() - started > self._max_backoff:  # it had recovered from the crash before
+                    pause = self._backoff
+                self._health[name] = TaskHealth("waiting", restarts, last_error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, self._max_backoff)
+        finally:
+            self._health[name] = TaskHealth("ended", restarts, last_error)
 
     def run_errand(self, errand: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any] | None:
         """Run `errand` once, and return its task. A crash is logged; beyond ``max_errands`` at once it is

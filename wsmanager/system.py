@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,10 +12,14 @@ from .connection import Connection
 from .errors import Forbidden, InvalidPayload
 from .messages import ConnectionStatus, InboundMessage, SystemType
 from .names import require_name
+from .pipeline import in_time
 from .protocols import Authorizer, Clock
 from .registry import Registry
+from .supervision import is_being_cancelled
 
 __all__ = ["SystemMessages"]
+
+_Finish = Callable[[bool], None]
 
 
 class SystemMessages:
@@ -33,6 +39,8 @@ class SystemMessages:
         self._clock = clock
         self._max_name_length = max_name_length
         self._fail = fail
+        self._pending: dict[Connection, asyncio.Task[Any]] = {}
+        """The last join or leave of each connection that has not taken effect yet."""
         self.answers: dict[str, Callable[[Connection, InboundMessage], None]] = {
             SystemType.PING: self._ping,
             SystemType.PONG: self._pong,
@@ -57,19 +65,8 @@ class SystemMessages:
 
     def _join(self, conn: Connection, message: InboundMessage) -> None:
         room = self._room_of(message)
-        allowed = False if self._authorizer is None else self._authorizer.may_join(conn, room)
-        if inspect.isawaitable(allowed):
-            conn.host.run_errand(self._join_later(conn, message, room, allowed), "join")
-        else:
-            self._finish_join(conn, message, room, allowed)
-
-    async def _join_later(
-        self, conn: Connection, message: InboundMessage, room: str, allowed: Awaitable[bool]
-    ) -> None:
-        try:
-            self._finish_join(conn, message, room, await allowed)
-        except Exception as error:  # the authorizer's own too; `to_client` tells them apart
-            self._fail(conn, error, message)
+        allowed = self._authorizer is not None and self._authorizer.may_join(conn, room)
+        self._in_turn(conn, message, allowed, functools.partial(self._finish_join, conn, message, room))
 
     def _finish_join(self, conn: Connection, message: InboundMessage, room: str, allowed: bool) -> None:
         if conn.status is not ConnectionStatus.OPEN:
@@ -79,17 +76,62 @@ class SystemMessages:
         self._registry.join(conn, room)
         _confirm(conn, message, room)
 
+    def _leave(self, conn: Connection, message: InboundMessage) -> None:
+        room = self._room_of(message)
+        self._in_turn(conn, message, True, functools.partial(self._finish_leave, conn, message, room))
+
+    def _finish_leave(self, conn: Connection, message: InboundMessage, room: str, allowed: bool) -> None:
+        del allowed
+        self._registry.leave(conn, room)
+        _confirm(conn, message, room)
+
+    # Joins and leaves of a connection take effect in the order they came, though an authorizer may take
+    # longer over one of them than over the next.
+
+    def _in_turn(
+        self, conn: Connection, message: InboundMessage, allowed: bool | Awaitable[bool], finish: _Finish
+    ) -> None:
+        before = self._pending.get(conn)
+        if before is None and not inspect.isawaitable(allowed):
+            finish(allowed)
+            return
+        task = conn.host.run_errand(self._finish_later(conn, message, allowed, finish, before), "session")
+        if task is None:
+            raise RuntimeError("too much is going on to ask the authorizer")
+        self._pending[conn] = task
+        task.add_done_callback(functools.partial(self._done, conn))
+
+    def _done(self, conn: Connection, task: asyncio.Task[Any]) -> None:
+        if self._pending.get(conn) is task:
+            del self._pending[conn]
+
+    async def _finish_later(
+        self,
+        conn: Connection,
+        message: InboundMessage,
+        allowed: bool | Awaitable[bool],
+        finish: _Finish,
+        before: asyncio.Task[Any] | None,
+    ) -> None:
+        try:
+            try:
+                if inspect.isawaitable(allowed):
+                    allowed = await in_time(allowed, conn.host.config.handler_timeout)
+            finally:
+                if before is not None:
+                    await asyncio.wait({before})
+            finish(allowed)
+        except (Exception, asyncio.CancelledError) as error:  # the authorizer's own too
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                raise
+            self._fail(conn, error, message)
+
     async def may_publish(self, conn: Connection, room: str) -> bool:
         """Whether what this client says may go to `room`; without an authorizer, whether it is in it."""
         if self._authorizer is None:
             return conn.joined is not None and room in conn.joined
         allowed = self._authorizer.may_publish(conn, room)
         return await allowed if inspect.isawaitable(allowed) else allowed
-
-    def _leave(self, conn: Connection, message: InboundMessage) -> None:
-        room = self._room_of(message)
-        self._registry.leave(conn, room)
-        _confirm(conn, message, room)
 
     def _room_of(self, message: InboundMessage) -> str:
         if not isinstance(message.data, dict) or "room" not in message.data:

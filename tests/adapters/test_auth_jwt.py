@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm
 
@@ -414,7 +414,7 @@ class TestHostileTokens:
     def test_a_token_of_another_secret_is_refused(self, other: str) -> None:
         assert refusal_of(sign(other)).code == "token_bad_signature"
 
-    @settings(max_examples=40)
+    @examples(40)
     @given(st.data())
     def test_no_change_to_a_token_goes_unnoticed(self, data: st.DataObject) -> None:
         token = make_token()
@@ -425,7 +425,7 @@ class TestHostileTokens:
         if mutated != token:
             assert refusal_of(mutated).code.startswith("token_")
 
-    @settings(max_examples=40)
+    @examples(40)
     @given(
         st.one_of(st.text(max_size=40), st.lists(st.binary(max_size=20)).map(lambda parts: compact(*parts)))
     )
@@ -433,7 +433,7 @@ class TestHostileTokens:
         with pytest.raises(AuthenticationError):
             AUTH.verify(token)
 
-    @settings(max_examples=40)
+    @examples(40)
     @given(
         st.fixed_dictionaries(
             {},
@@ -640,6 +640,8 @@ def test_hmac_works_where_cryptography_is_not_installed() -> None:
 import sys
 sys.modules["cryptography"] = None
 from wsmanager.auth import JWTAuth
+
+from ..profiles import examples
 assert JWTAuth("k" * 32, algorithms=["HS256"]).verify(sys.argv[1]).sub == "alice"
 assert "starlette" not in sys.modules
 """

@@ -20,6 +20,8 @@ from wsmanager.auth.tokens import (
 from wsmanager.messages import InboundMessage
 from wsmanager.protocols import Handshake
 
+from ..profiles import examples
+
 ALL_SOURCES: tuple[TokenSource, ...] = get_args(TokenSource)
 
 
@@ -104,7 +106,7 @@ class TestReadHandshake:
 
         assert len(handshake(("cookie", header)).cookies) == 100
 
-    @settings(max_examples=40)
+    @examples(40)
     @given(
         st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=40)), max_size=6),
         st.binary(max_size=60),
@@ -210,7 +212,7 @@ class TestRedactQuery:
     def test_a_parameter_of_another_name_is_redacted_when_told_so(self) -> None:
         assert redact_query(b"my+ticket=secret&token=kept", "my ticket") == b"my+ticket=REDACTED&token=kept"
 
-    @settings(max_examples=50)
+    @examples(50)
     @given(queries)
     @example(b"token=x&&token=y=z")
     def test_no_value_that_is_read_as_the_token_survives(self, query: bytes) -> None:
@@ -220,7 +222,7 @@ class TestRedactQuery:
             name: "REDACTED" if name == "token" and value else after[name] for name, value in before.items()
         }
 
-    @settings(max_examples=50)
+    @examples(50)
     @given(queries)
     def test_every_other_pair_is_untouched(self, query: bytes) -> None:
         redacted = redact_query(query).split(b"&")
@@ -231,12 +233,12 @@ class TestRedactQuery:
             for old, new in zip(query.split(b"&"), redacted, strict=True)
         )
 
-    @settings(max_examples=50)
+    @examples(50)
     @given(queries)
     def test_redacting_twice_changes_nothing_more(self, query: bytes) -> None:
         assert redact_query(redact_query(query)) == redact_query(query)
 
-    @settings(max_examples=40)
+    @examples(40)
     @given(st.text(min_size=1, max_size=10).filter(str.isprintable), st.text(max_size=10))
     def test_any_parameter_name_is_found_however_it_is_encoded(self, name: str, secret: str) -> None:
         query = f"{quote(name)}={quote(secret)}&b=2".encode()

@@ -6,11 +6,13 @@ import math
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsmanager.analytics import OTHER, AnalyticsStats, Direction, MessageAnalytics, TypeStats
 from wsmanager.errors import ConfigurationError
+
+from ..profiles import examples
 
 SUMS = ("count_in", "count_out", "bytes_in", "bytes_out", "errors")
 
@@ -56,7 +58,7 @@ class TestCounts:
             max_size=20,
         )
     )
-    @settings(max_examples=50)
+    @examples(50)
     def test_the_total_is_the_sum_of_the_types(
         self, messages: list[tuple[str, int, Direction, float | None, str | None]]
     ) -> None:
@@ -183,7 +185,7 @@ class TestQuantiles:
         assert (chat.p50_ms, chat.p90_ms, chat.p99_ms, chat.max_ms) == (None, None, None, None)
 
     @given(st.lists(st.floats(0.01, 100_000), min_size=1, max_size=30), st.integers(0, 3))
-    @settings(max_examples=100)
+    @examples(100)
     def test_they_are_at_most_five_percent_off(self, latencies: list[float], exponent: int) -> None:
         latencies = [max(0.01, latency_ms / 10**exponent) for latency_ms in latencies]
         analytics = MessageAnalytics(now=0.0)
@@ -273,7 +275,7 @@ class TestRates:
         st.floats(0, 100),
         st.sets(st.integers(0, 39), max_size=5),
     )
-    @settings(max_examples=100)
+    @examples(100)
     def test_a_rate_is_of_the_last_55_to_60_seconds_whoever_looks_and_when(
         self, gaps: list[float], rest: float, looks: set[int]
     ) -> None:

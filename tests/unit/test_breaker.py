@@ -1,11 +1,13 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsmanager.breaker import BreakerState, CircuitBreaker
 from wsmanager.errors import ConfigurationError
+
+from ..profiles import examples
 
 CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
 
@@ -171,7 +173,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(EVENTS, st.integers(1, 3), st.integers(1, 4))
 def test_it_allows_what_its_whole_history_allows(
     events: list[tuple[str, int]], failures: int, reset_after: int
@@ -198,7 +200,7 @@ def test_it_allows_what_its_whole_history_allows(
         assert statistics.refused == refused
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=40), st.integers(1, 5))
 def test_without_a_success_there_is_never_more_than_one_probe_in_a_pause(
     steps: list[tuple[bool, int]], reset_after: int

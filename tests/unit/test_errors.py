@@ -14,8 +14,10 @@ from wsmanager.errors import (
 
 @pytest.mark.parametrize(
     ("code", "answer"),
-    [(1000, False), (1001, True), (1006, True), (1012, True), (3999, False)]
-    + [(4000, True), (4499, True), (4500, False), (4999, False), (5000, False)],
+    [
+        *[(1000, False), (1001, True), (1006, True), (1012, True), (3999, False)],
+        *[(4000, True), (4499, True), (4500, False), (4999, False), (5000, False)],
+    ],
 )
 def test_the_range_of_a_close_code_says_whether_to_come_back(code: int, answer: bool) -> None:
     assert should_reconnect(code) is answer

@@ -6,13 +6,15 @@ import math
 from time import monotonic
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsmanager.errors import ConfigurationError
 from wsmanager.health import ConnectionHealthMonitor, WeightedHealthScorer, status_of
 from wsmanager.messages import HealthStatus
 from wsmanager.protocols import HealthSample
+
+from ..profiles import examples
 
 SCORER = WeightedHealthScorer(max_latency_ms=500.0, max_error_rate=0.1, active_within=60.0)
 
@@ -58,7 +60,7 @@ class TestScorer:
         assert score(None, error_rate, idle_for) == expected
 
     @given(rates, silences, latencies)
-    @settings(max_examples=50)
+    @examples(50)
     def test_an_unknown_latency_scores_between_the_best_and_the_worst(
         self, error_rate: float, idle_for: float, latency_ms: float
     ) -> None:
@@ -70,14 +72,14 @@ class TestScorer:
         assert score(0.0, 0.0, math.nextafter(60.0, 61.0)) == 0.8
 
     @given(st.none() | st.floats(), st.floats(), st.floats())
-    @settings(max_examples=100)
+    @examples(100)
     def test_a_score_is_never_outside_0_to_1(
         self, latency_ms: float | None, error_rate: float, idle_for: float
     ) -> None:
         assert 0.0 <= score(latency_ms, error_rate, idle_for) <= 1.0
 
     @given(latencies, latencies, rates, rates, silences, silences, st.booleans())
-    @settings(max_examples=100)
+    @examples(100)
     def test_worse_never_scores_better(
         self,
         lat_a: float,
@@ -144,7 +146,7 @@ class TestSample:
         assert monitor.sample(0.0).latency_ms == 120.0
 
     @given(st.lists(latencies, min_size=1, max_size=20))
-    @settings(max_examples=50)
+    @examples(50)
     def test_a_smoothed_latency_stays_within_what_was_measured(self, measured: list[float]) -> None:
         monitor = ConnectionHealthMonitor(now=0.0)
         for latency_ms in measured:
@@ -288,7 +290,7 @@ class TestTermination:
             max_size=40,
         )
     )
-    @settings(max_examples=60)
+    @examples(60)
     def test_it_ends_when_and_only_when_the_last_three_answers_were_unhealthy(
         self, steps: list[tuple[str, float, int]]
     ) -> None:

@@ -3,12 +3,14 @@ import tracemalloc
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsmanager.errors import ConfigurationError
 from wsmanager.messages import MessagePriority, UserKey
 from wsmanager.offline import Kept, OfflineMessages, StoredMessage
+
+from ..profiles import examples
 
 ANN = UserKey(None, "ann")
 BEN = UserKey(None, "ben")
@@ -345,7 +347,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(STEPS, st.integers(1, 4), st.integers(4, 12), st.integers(1, 3))
 def test_it_does_what_plain_lists_would_do_and_loses_nothing(
     steps: list[Step], max_messages: int, max_bytes: int, max_users: int

@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsmanager.errors import SuspiciousMessage
 from wsmanager.messages import InboundMessage
 from wsmanager.patterns import INJECTION, XSS, Pattern
 from wsmanager.validation import SecurityValidator
+
+from ..profiles import examples
 
 SAMPLES = {
     Pattern.XSS_SCRIPT: ["<script>alert(1)</script>", "<script src=//x>"],
@@ -232,7 +234,7 @@ ENCODERS: list[Callable[[str], str]] = [
 ]
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(
     seed=st.integers(0, 2**32),
     name=st.sampled_from([Pattern.XSS_SCRIPT, Pattern.XSS_FRAME, Pattern.XSS_SCHEME]),

@@ -6,13 +6,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsmanager.errors import ConfigurationError, EncodeError
 from wsmanager.messages import MessagePriority
 from wsmanager.priority_queue import MessagePriorityQueue
 from wsmanager.protocols import Enqueued, MessageQueue
+
+from ..profiles import examples
 
 LOW, MEDIUM, HIGH, CRITICAL = MessagePriority
 
@@ -411,7 +413,7 @@ PUTS = st.builds(
 STEPS = st.lists(st.one_of(PUTS, PUTS, st.sampled_from(["get", "get", "wait", "clean"])), max_size=40)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(STEPS, st.integers(1, 5), st.integers(3, 20))
 def test_it_does_what_a_sorted_list_would_do(
     steps: list[Put | str], max_messages: int, max_bytes: int

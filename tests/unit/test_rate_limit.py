@@ -10,12 +10,14 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsmanager.errors import ConfigurationError
 from wsmanager.protocols import RateDecision, RateLimiter
 from wsmanager.rate_limit import AdaptiveRateLimiter, TokenBuckets
+
+from ..profiles import examples
 
 MINUTE = 60.0
 SEEDS = st.integers(0, 2**32)
@@ -125,7 +127,7 @@ def capricious(random: Random, slices: int) -> AdaptiveRateLimiter:
     )
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(SEEDS, SLICES, st.sampled_from([0.5, 1.0, 2.0]))
 def test_no_interval_of_one_window_holds_more_than_the_limit_in_force(
     seed: int, slices: int, factor: float
@@ -148,7 +150,7 @@ def test_no_interval_of_one_window_holds_more_than_the_limit_in_force(
     assert limits <= {int(20 * factor * share) for share in (0.5, 0.75, 1.0, 1.5)}
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(SEEDS)
 def test_what_is_left_is_the_limit_less_the_slices_that_touch_the_window(seed: int) -> None:
     random = Random(seed)
@@ -169,7 +171,7 @@ def test_what_is_left_is_the_limit_less_the_slices_that_touch_the_window(seed: i
 # --- when to come back
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(SEEDS, SLICES)
 def test_retry_after_is_right_to_one_slice(seed: int, slices: int) -> None:
     random = Random(seed)
@@ -270,7 +272,7 @@ def test_bonus_and_factor_multiply() -> None:
 # --- anomalies
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.lists(st.integers(1, 60), min_size=10, max_size=30), st.floats(0, 9))
 def test_an_anomaly_is_above_the_mean_by_two_deviations(history: list[int], min_sigma: float) -> None:
     limiter = AdaptiveRateLimiter(1_000, slices=2, min_sigma=min_sigma)
@@ -390,7 +392,7 @@ def test_a_key_is_remembered_until_all_of_its_slice_has_left_the_window() -> Non
     assert not send(limiter, 1, now=6.88)
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(SEEDS, st.integers(1, 12))
 def test_forgetting_never_resets_a_live_window(seed: int, max_keys: int) -> None:
     random = Random(seed)
@@ -409,7 +411,7 @@ def test_forgetting_never_resets_a_live_window(seed: int, max_keys: int) -> None
         assert len(limiter) <= max_keys
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(SEEDS, st.integers(1, 6))
 def test_a_key_turned_away_finds_room_when_it_was_told(seed: int, max_keys: int) -> None:
     random = Random(seed)
@@ -513,7 +515,7 @@ def test_a_bucket_tells_what_is_left_and_when_to_come_back() -> None:
     assert buckets.take("ip", now=11) == RateDecision(False, 0, 2, 1_001)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(SEEDS, st.sampled_from([0.3, 1.0, 7.0]), st.integers(1, 5), st.sampled_from([1, 3, 100]))
 def test_no_interval_holds_more_than_burst_and_rate(
     seed: int, rate: float, burst: int, max_keys: int

@@ -18,6 +18,8 @@ from wsmanager.errors import (
 from wsmanager.messages import RoomKey, Tenant, UserKey
 from wsmanager.registry import Registry
 
+from ..profiles import examples
+
 EMPTY = {"arrived": 0, "addresses": 0, "connections": 0, "users": 0, "rooms": 0, "tenants": 0}
 
 
@@ -299,4 +301,4 @@ class RegistryMachine(RuleBasedStateMachine):
 
 
 TestRegistryMachine = RegistryMachine.TestCase
-TestRegistryMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestRegistryMachine.settings = settings(examples(40), stateful_step_count=25)

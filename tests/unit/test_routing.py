@@ -13,7 +13,7 @@ import msgspec
 import pydantic
 import pydantic.dataclasses
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsmanager.errors import ConfigurationError, InvalidPayload
@@ -28,6 +28,8 @@ from wsmanager.routing import (
     Route,
     Router,
 )
+
+from ..profiles import examples
 
 if TYPE_CHECKING:
     from wsmanager.protocols import Principal as KnownToCheckersOnly
@@ -227,7 +229,7 @@ _values = st.recursive(
 )
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.sampled_from([Chat, Point, Order, Basket, Colour, Cat | Dog, list[Order], uuid.UUID]), _values)
 def test_no_misfit_ever_quotes_the_value(annotation: Any, data: Any) -> None:
     converter = payload_converter(annotation)
@@ -731,7 +733,7 @@ def _naive(patterns: set[str], type: str) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.sets(_patterns, max_size=8), st.lists(_segments, min_size=1, max_size=5))
 def test_the_exact_type_wins_then_the_longest_prefix_then_the_asterisk(
     patterns: set[str], types: list[str]

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsmanager.errors import ConfigurationError, InvalidMessage, SuspiciousMessage
@@ -23,6 +23,8 @@ from wsmanager.messages import Frame, InboundMessage
 from wsmanager.patterns import INJECTION, XSS, Pattern
 from wsmanager.protocols import MessageValidator
 from wsmanager.validation import SecurityValidator
+
+from ..profiles import examples
 
 
 def refusal(
@@ -429,7 +431,7 @@ def thorough(arguments: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, "report": report, "patterns": patterns}
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(seed=st.integers(0, 2**32), arguments=st.sampled_from(VALIDATORS))
 def test_no_short_way_changes_the_answer(seed: int, arguments: dict[str, Any]) -> None:
     chance = random.Random(seed)
