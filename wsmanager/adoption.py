@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import sys
 import weakref
 from collections.abc import Awaitable, Generator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .connection import Connection
-from .errors import CloseCode, ConfigurationError, ConnectionClosed, Refused
+from .errors import CloseCode, ConfigurationError, ConnectionClosed, Disconnect, Refused, to_client
 from .inbound import Item, ReadAhead
 from .messages import Frame, InboundMessage
 from .pipeline import Pipeline
@@ -52,14 +54,15 @@ class Guard:
         while True:
             if conn.ahead is not None:
                 item = await conn.ahead.next()
-                if item is not None:
-                    return self._hand_over(*item[0])
-                conn.ahead = None
-            event = await conn.receive()
-            if event["type"] == "websocket.disconnect":
-                conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
-                return event
-            item = self.admit(event)
+                if item is None:
+                    conn.ahead = None
+                    continue
+            else:
+                event = await conn.receive()
+                if event["type"] == "websocket.disconnect":
+                    conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
+                    return event
+                item = self.admit(event)
             if item is not None:
                 return self._hand_over(*item[0])
 
@@ -70,7 +73,7 @@ class Guard:
     def admit(self, event: Event) -> Item | None:
         """`event` with its message, checked; None when it was answered."""
         frame = frame_of(event)
-        message = self._pipeline.inspect(self._conn, frame)
+        message = self._pipeline.inspect_whole(self._conn, frame)
         return None if message is None else ((event, message), len(frame))
 
     def take_passed(self, frame: Frame) -> InboundMessage | None:
@@ -132,19 +135,19 @@ class Adoption:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
+    ) -> bool:
+        """Close with the code that the end of the block stands for. A `Disconnect` is carried out here;
+        every other exception goes on."""
         if self._conn is None:
-            return
-        if error is None or isinstance(error, ConnectionClosed):
-            await self._engine.disconnect(self._conn, CloseCode.NORMAL, "")
-        elif isinstance(error, Exception):
-            await self._engine.disconnect(self._conn, CloseCode.SERVER_ERROR, "server error")
+            return False
+        if error is None or isinstance(error, Exception):
+            await self._engine.disconnect(self._conn, *_close_for(error))
         else:
-            self._conn.ended()
-            self._engine.farewell_soon(self._conn)
+            self._engine.abandon(self._conn)
+        return isinstance(error, Disconnect)
 
     async def _adopt(self) -> Connection:
-        websocket = self._websocket
+        websocket, engine = self._websocket, self._engine
         if websocket.application_state.name != "CONNECTING":
             raise ConfigurationError(
                 "connect() accepts the socket itself: call it before, or instead of, websocket.accept()"
@@ -153,7 +156,7 @@ class Adoption:
         if websocket.client_state.name == "CONNECTING":
             await websocket.receive()
         try:
-            conn = await self._engine.enter(
+            conn = await engine.enter(
                 websocket.scope,
                 receive,
                 send,
@@ -166,22 +169,30 @@ class Adoption:
         except Refused as refusal:
             websocket._send = _swallow
             raise _for_framework(refusal) from None
-        try:
-            self._guard(conn)
-            await self._engine.greet(conn)
         except BaseException:
-            conn.ended()
-            self._engine.farewell_soon(conn)
+            # The endpoint may try again, or answer by itself, which servers log.
+            websocket._send = engine.gate.redacting(websocket.scope, send)
             raise
+        self._guard(conn)
+        try:
+            greeted = await engine.greet(conn)
+        except BaseException:
+            engine.abandon(conn)
+            raise
+        if not greeted:
+            await engine.farewell(conn)
+            raise _for_framework(Refused("The connection was closed as soon as it was open.", code="closed"))
         return conn
 
     def _guard(self, conn: Connection) -> None:
         guard = Guard(conn, self._pipeline)
-        engine = self._engine
+        engine, loop = self._engine, asyncio.get_running_loop()
 
         def dropped(_: object) -> None:
-            conn.ended()
-            engine.farewell_soon(conn)
+            try:  # in whatever thread the garbage was collected
+                loop.call_soon_threadsafe(engine.abandon, conn)
+            except RuntimeError:  # that loop is closed
+                conn.ended()
 
         conn.guard = guard
         self._websocket._receive, self._websocket._send = guard.receive, guard.send
@@ -192,6 +203,19 @@ async def _swallow(event: Event) -> None:
     """The refusal was sent; what the framework says to it goes nowhere."""
 
 
+def _close_for(error: Exception | None) -> tuple[int, str]:
+    """The close code and reason for the end of an ``async with`` block."""
+    if error is None:
+        return CloseCode.NORMAL, ""
+    answer = to_client(error)
+    if isinstance(answer, Disconnect):
+        return answer.code, answer.reason
+    exceptions: Any = sys.modules.get("starlette.exceptions")
+    if exceptions is not None and isinstance(error, exceptions.WebSocketException):
+        return error.code, error.reason
+    return CloseCode.SERVER_ERROR, "server error"
+
+
 def _for_framework(refusal: Refused) -> Refused:
     """The same refusal as an exception that Starlette handles, so that a bad token logs no traceback.
 
@@ -200,6 +224,13 @@ def _for_framework(refusal: Refused) -> Refused:
     exceptions = sys.modules.get("starlette.exceptions")
     if exceptions is None:
         return refusal
-    kind = type(type(refusal).__name__, (type(refusal), exceptions.WebSocketException), {})
-    handled: Refused = kind(refusal.message, code=refusal.code, retry_after_ms=refusal.retry_after_ms)
+    original: Any = type(refusal)
+    kind = _handled(original, exceptions.WebSocketException)
+    handled: Refused = kind.__new__(kind, *refusal.args)
+    handled.__dict__.update(refusal.__dict__, reason=refusal.code)
     return handled
+
+
+@functools.cache
+def _handled(kind: type[Refused], handled: type[Exception]) -> type[Refused]:
+    return type(kind.__name__, (kind, handled), {})

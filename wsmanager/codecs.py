@@ -11,7 +11,7 @@ import msgspec
 from .errors import EncodeError, InvalidMessage
 from .messages import Frame, InboundMessage
 
-__all__ = ["JSONCodec", "MessagePackCodec"]
+__all__ = ["JSONCodec", "MessagePackCodec", "fields_beyond_envelope"]
 
 # What msgspec raises besides its own errors: deep nesting, lone surrogates, bad UTF-8.
 _UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeError)
@@ -19,6 +19,7 @@ _UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeError)
 _HIGH_SURROGATE_ALONE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 _POSITION = re.compile(r"\(byte (\d+)\)")
 _UNNUMBERS: Final = (b"NaN", b"Infinity")
+_ENVELOPE: Final = frozenset(InboundMessage.__struct_fields__)
 
 
 def _plain(value: Any) -> Any:
@@ -145,6 +146,22 @@ def _unwritable(error: Exception) -> EncodeError:
     if isinstance(error, UnicodeError):
         return EncodeError("the message holds a lone surrogate, which no frame can carry")
     return EncodeError(f"the message cannot be encoded: {error}")
+
+
+def fields_beyond_envelope(frame: Frame) -> dict[str, Any]:
+    """The fields that `InboundMessage` does not name, of a frame that one of these codecs has decoded.
+
+    Decoding a message passes over them; this does not. Raises `InvalidMessage` as `decode` does.
+    """
+    decode: Any = msgspec.json.decode if isinstance(frame, str) else msgspec.msgpack.decode
+    try:
+        fields = decode(frame)
+    except msgspec.ValidationError:
+        raise InvalidMessage("A number is out of range.", code="bad_number") from None
+    beyond = {name: value for name, value in fields.items() if name not in _ENVELOPE}
+    if isinstance(frame, bytes):
+        _refuse_what_json_lacks(beyond)
+    return beyond
 
 
 def _misshapen(frame: Frame, decode: Any) -> InvalidMessage:

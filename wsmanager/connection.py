@@ -41,6 +41,7 @@ __all__ = ["Connection", "Host"]
 
 _OPEN = ConnectionStatus.OPEN
 _SENT = Pushed.SENT
+_LOST = (1006, "")
 
 
 class Host(Protocol):
@@ -494,15 +495,23 @@ class Connection:
 
     def _peer_failed(self, error: Exception) -> None:
         _log_send_failure(self, error)
-        self.peer_left(1006, "")
+        self._left(_LOST)
 
     def peer_left(self, code: int, reason: str) -> None:
         """The peer is gone: unreachable at once, whatever handler still runs."""
+        self._left((code, reason))
+
+    def _left(self, closing: tuple[int, str]) -> None:
         if self.closing is None:
-            self.closing = (code, reason)
+            self.closing = closing
             if self.ahead is not None:
                 self.ahead.peer_left = True
         self.ended()
+
+    @property
+    def lost(self) -> bool:
+        """Whether a send found the peer gone, before the server said so."""
+        return self.closing is _LOST
 
     def ended(self) -> None:
         """Nothing more will be sent. Idempotent; releases everything but the handlers."""

@@ -59,6 +59,8 @@ class Endpoint:
                 if rest is not None:
                     await rest
                 del event, rest
+            if conn.lost:
+                await self._hear_out(conn, receive)
         except BaseException:
             self._engine.farewell_soon(conn)
             raise
@@ -76,6 +78,22 @@ class Endpoint:
         if rest is not None:
             await rest
 
+    async def _hear_out(self, conn: Connection, receive: Receive) -> None:
+        """A send found the peer gone: work on what it had said before, which the server has already."""
+        config = conn.host.config
+        deadline = asyncio.get_running_loop().time() + config.close_timeout
+        for _ in range(config.inbound_max_messages):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    event = await receive()
+            except TimeoutError:
+                return
+            if event["type"] == "websocket.disconnect":
+                return
+            rest = self._pipeline.handle(conn, frame_of(event))
+            if rest is not None:
+                await rest
+
     async def _answer_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
@@ -86,6 +104,7 @@ class Endpoint:
         while True:
             event = await receive()
             if event["type"] == "lifespan.startup":
+                self._engine.start()
                 await send({"type": "lifespan.startup.complete"})
             elif event["type"] == "lifespan.shutdown":
                 await self._engine.aclose()

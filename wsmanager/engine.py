@@ -333,14 +333,19 @@ class Engine:
                 log_event(logging.ERROR, "on_disconnect.failed", error=error, connection=conn.id)
 
     async def disconnect(self, conn: Connection, code: int, reason: str) -> None:
-        """Close `conn` if it is open, and say farewell."""
+        """Close `conn` if it is open, and say farewell, unless the endpoint does that in its own task."""
         try:
             await conn.close(code, reason)
         except BaseException:
-            conn.ended()
-            self.farewell_soon(conn)
+            self.abandon(conn)
             raise
-        await self.farewell(conn)
+        if conn.guard is not None:
+            await self.farewell(conn)
+
+    def abandon(self, conn: Connection) -> None:
+        """Forget `conn` without another word to its peer."""
+        conn.ended()
+        self.farewell_soon(conn)
 
     async def aclose(self) -> None:
         """Close every connection and stop all background work. Whoever comes then is refused."""

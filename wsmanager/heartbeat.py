@@ -50,7 +50,8 @@ class Heartbeat:
         self._stall = max(self._tick_length, _SHORTEST_STALL)
         self._pings: dict[Codec, Prepared] = {}
         self._grace_until = -math.inf
-        self._next_health = self._next_ping = self._next_sweep = 0.0
+        self._next_health = self._next_ping = 0.0
+        self._next_sweep = clock() + config.queue_cleanup_interval
         self._task: asyncio.Task[Any] | None = None
         self.congested: set[Connection] = set()
         self.lag = 0.0
@@ -64,12 +65,14 @@ class Heartbeat:
         now = self._clock()
         self._next_ping = now + self._config.heartbeat_interval
         self._next_health = now + self._config.health_check_interval
-        self._next_sweep = now + self._config.queue_cleanup_interval
-        while self._registry.arrived and self._task is task:
-            await self._round()
+        while self._is_needed(task):
+            await self._round(task)
 
-    async def _round(self) -> None:
-        started, task = self._clock(), self._task
+    def _is_needed(self, task: asyncio.Task[Any] | None) -> bool:
+        return self._registry.arrived > 0 and self._task is task
+
+    async def _round(self, task: asyncio.Task[Any] | None) -> None:
+        started = self._clock()
         ping, check = started >= self._next_ping, started >= self._next_health
         if ping:
             self._next_ping = started + self._config.heartbeat_interval - self._tick_length
@@ -77,7 +80,7 @@ class Heartbeat:
             self._next_health = started + self._config.health_check_interval - self._tick_length
         for bucket in self._fill_buckets():
             await self._tick()
-            if self._task is not task:
+            if not self._is_needed(task):
                 return
             self._press_congested()
             self._visit_all(bucket, ping=ping, check=check)

@@ -76,6 +76,8 @@ class ConnectionManager:
         config = WebSocketConfig() if config is None else config
         if queue is not None and not callable(queue):
             raise ConfigurationError("queue= is a factory: pass the class or a function that makes a queue")
+        if codecs is not None and not codecs:
+            raise ConfigurationError("codecs= must not be empty; the first serves clients that name none")
         self.config = config
         self.analytics = MessageAnalytics(max_types=config.analytics_max_types, now=clock())
         self._engine = Engine(
@@ -182,7 +184,8 @@ class ConnectionManager:
         )
 
     async def disconnect(self, conn: Connection, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close `conn`, if it is not closed yet, and run the ``on_disconnect`` hooks."""
+        """Close `conn`, if it is not closed yet. The ``on_disconnect`` hooks of an adopted socket have run
+        when this returns; those of another run once its last handler is done."""
         await self._engine.disconnect(conn, code, reason)
 
     def connections(
@@ -223,8 +226,11 @@ class ConnectionManager:
         Durable by default: kept for an absent user until `ttl`, and delivered on connect, oldest
         first. `wait` gives an absent user that many seconds to appear. A CRITICAL message is tried
         again with backoff before it is kept. `conflate`: while a peer is congested, only the latest
-        message of that key waits.
+        message of that key waits. Nothing is kept for an anonymous user, who never comes back.
         """
+        self._engine.require_loop()
+        if self._engine.gate.is_anonymous(user_id):
+            delivery = Delivery.VOLATILE
         return await self._engine.sender.to_user(
             UserKey(tenant, user_id),
             message,
@@ -255,6 +261,7 @@ class ConnectionManager:
         there (`Forbidden` if not), and the room is one of its own tenant.
         """
         _require_volatile(delivery)
+        self._engine.require_loop()
         if sender is not None:
             tenant = sender.tenant
             if not await self._engine.system.may_publish(sender, room):
@@ -277,6 +284,7 @@ class ConnectionManager:
     ) -> DeliveryReport:
         """Send to every connection of a tenant; ``tenant=ALL`` crosses tenants."""
         _require_volatile(delivery)
+        self._engine.require_loop()
         outgoing = Outgoing(message, priority=priority, ttl=ttl, key=conflate)
         return self._engine.sender.fan_out(self._engine.registry.of_tenant(tenant), outgoing, exclude)
 
@@ -290,6 +298,7 @@ class ConnectionManager:
         conflate: str | None = None,
     ) -> DeliveryReport:
         """Send to one connection; a connection that is not there is reported as offline."""
+        self._engine.require_loop()
         conn = self._engine.registry.get(connection_id)
         outgoing = Outgoing(message, priority=priority, ttl=ttl, key=conflate)
         if conn is None:
@@ -320,10 +329,15 @@ class ConnectionManager:
     # --- life
 
     async def aclose(self) -> None:
-        """Close every connection with a reconnect code and stop all background work."""
+        """Close every connection with a reconnect code and stop all background work.
+
+        From then on sockets are refused, until ``async with`` or a lifespan starts the manager again, or
+        it is used on another event loop.
+        """
         await self._engine.aclose()
 
     async def __aenter__(self) -> Self:
+        self._engine.start()
         return self
 
     async def __aexit__(
@@ -338,10 +352,8 @@ class ConnectionManager:
     async def lifespan(self, app: object = None) -> AsyncGenerator[None]:
         """For ``Starlette(lifespan=manager.lifespan)``: closes everything when the application stops."""
         del app
-        try:
+        async with self:
             yield
-        finally:
-            await self.aclose()
 
 
 def _require_volatile(delivery: Delivery) -> None:

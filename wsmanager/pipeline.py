@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from anyio import CapacityLimiter
 
 from .analytics import MessageAnalytics
+from .codecs import fields_beyond_envelope
 from .config import WebSocketConfig
 from .connection import Connection
 from .dependencies import call
@@ -102,7 +104,7 @@ class Pipeline:
     def inspect(self, conn: Connection, frame: Frame) -> InboundMessage | None:
         """The message in `frame`, when it is the application's to see; None when it was answered here,
         with an error or because it is the manager's own, and when it came after the end."""
-        if conn.status is not _OPEN:
+        if conn.status is not _OPEN and not conn.lost:
             return None
         now, message = self._clock(), None
         conn.health.record_message(now=now)
@@ -121,6 +123,21 @@ class Pipeline:
         except (Exception, asyncio.CancelledError) as error:  # of a replaced part too
             self.fail(conn, error, message, size=len(frame))
         return None
+
+    def inspect_whole(self, conn: Connection, frame: Frame) -> InboundMessage | None:
+        """As `inspect`, for an application that decodes the frame by itself: fields that a message does
+        not have are checked as its data is."""
+        message = self.inspect(conn, frame)
+        if message is None or not conn.codec.transparent:
+            return message
+        try:
+            beyond = fields_beyond_envelope(frame)
+            if beyond:
+                self._validator.validate_message(InboundMessage(message.type, beyond))
+        except Exception as error:
+            self.fail(conn, error, message, size=len(frame))
+            return None
+        return message
 
     def assign(self, conn: Connection, message: InboundMessage, size: int) -> Work | None:
         """The handler of an inspected message, with its data converted; None when it was answered here."""
@@ -227,7 +244,7 @@ class Pipeline:
         if task is None:
             return False
         beside.add(task)
-        task.add_done_callback(beside.discard)
+        task.add_done_callback(functools.partial(_done_beside, conn, beside))
         return True
 
     async def _beside(self, conn: Connection, work: Work) -> None:
@@ -279,7 +296,7 @@ class Pipeline:
     async def watch(self, conn: Connection, rest: Awaitable[Any]) -> Any:
         """Await code of the application in the connection's own task, under the handler's clock, while
         somebody else reads."""
-        if conn.reader is None:
+        if conn.reader is None and conn.status is not ConnectionStatus.CLOSED:
             if conn.ahead is None:
                 conn.ahead = ReadAhead(conn, self._reader(conn) if conn.guard is None else conn.guard.admit)
             conn.ahead.start_soon()
@@ -347,6 +364,12 @@ class Pipeline:
             return message.type
         route = self._router.find(message.type)
         return "unknown" if route is None else route.type
+
+
+def _done_beside(conn: Connection, beside: set[asyncio.Task[Any]], task: asyncio.Task[Any]) -> None:
+    beside.discard(task)
+    if not beside:
+        conn.beside = None
 
 
 async def in_time(rest: Awaitable[T], seconds: float | None) -> T:

@@ -4,12 +4,11 @@ A push must not wait, yet every ASGI server's ``send`` is awaitable. `Transport.
 answers None when the server took the frame at once, or else what remains to be awaited. How the first
 step is made depends on what ``send`` is:
 
-* A coroutine function that binds nothing to the running task is stepped by hand: no task is made.
-  This is every server's own ``send`` and the wrappers that frameworks put around it.
-* A coroutine function that may bind a timeout or a cancel scope to the running task would bind it to
-  the wrong one when stepped by hand. From Python 3.12 on it is started as an eager task; before, it
-  is left to a task of its own, so that nothing of it runs before its turn.
-* Any other callable starts at the call (granian): what it returns is awaited later.
+* A server's own coroutine function, bare or inside the wrappers that frameworks put around it, is known
+  to bind nothing to the running task. It is stepped by hand: no task is made.
+* Any other may hold a timeout or a cancel scope, which would bind itself to the wrong task when stepped
+  by hand. From Python 3.12 on it is started as an eager task; before, it is left to a task of its own.
+* What is no coroutine function may start at the call (granian): its result is awaited later.
 """
 
 from __future__ import annotations
@@ -23,33 +22,25 @@ from typing import Any, TypeAlias
 
 from .messages import Frame
 
-__all__ = ["Event", "Receive", "Resumed", "Scope", "Send", "Transport", "frame_of", "transport_for"]
+__all__ = [
+    "Event",
+    "Receive",
+    "Resumed",
+    "Scope",
+    "Send",
+    "Transport",
+    "discard",
+    "frame_of",
+    "transport_for",
+]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Event: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Event]]
 Send: TypeAlias = Callable[[Event], Awaitable[None]]
 
-_EAGER_TASKS = sys.version_info >= (3, 12)
-
 # Code whose `send` is known to suspend on plain futures only.
 _KNOWN = ("uvicorn.", "hypercorn.", "daphne.", "starlette.", "fastapi.", "wsmanager.")
-
-# Names whose use inside a coroutine binds something to the task that runs it.
-_BINDS_TO_TASK = frozenset(
-    {
-        "CancelScope",
-        "TaskGroup",
-        "create_task_group",
-        "current_task",
-        "fail_after",
-        "fail_at",
-        "move_on_after",
-        "move_on_at",
-        "timeout",
-        "timeout_at",
-    }
-)
 
 
 def frame_of(event: Event) -> Frame:
@@ -86,6 +77,17 @@ class Resumed:
                 except StopIteration as end:
                     return end.value
 
+    def close(self) -> None:
+        """End the coroutine where it stands."""
+        self._coroutine.close()
+
+
+def discard(rest: Awaitable[None]) -> None:
+    """Give up what `Transport.write` left to be awaited, if nobody has begun to."""
+    give_up = getattr(rest, "cancel", None) or getattr(rest, "close", None)
+    if give_up is not None:
+        give_up()
+
 
 class Transport:
     """Portable ASGI, stepped by hand. Stateless: one serves all connections of its kind."""
@@ -104,10 +106,14 @@ class Transport:
 
 
 class EagerTransport(Transport):
-    """For a ``send`` that must run in a task of its own, where tasks can start at once."""
+    """For a ``send`` that must run in a task of its own, where tasks can start at once (Python 3.12)."""
 
     def write(self, send: Send, event: Event) -> Awaitable[None] | None:
-        task = asyncio.Task(_coroutine(send(event)), eager_start=True)  # type: ignore[call-arg]  # 3.12
+        rest = send(event)
+        if not asyncio.iscoroutine(rest):
+            return rest
+        loop = asyncio.get_running_loop()
+        task = asyncio.Task(rest, loop=loop, eager_start=True)  # type: ignore[call-arg]  # 3.12
         if not task.done():
             return task
         task.result()
@@ -115,63 +121,43 @@ class EagerTransport(Transport):
 
 
 class DeferredTransport(Transport):
-    """For a ``send`` that starts at the call, or must not start outside a task of its own."""
+    """For a ``send`` that must run in a task of its own, where tasks cannot start at once."""
 
     def write(self, send: Send, event: Event) -> Awaitable[None] | None:
         return send(event)
 
 
-_STEPPED, _EAGER, _DEFERRED = Transport(), EagerTransport(), DeferredTransport()
-
-
-async def _coroutine(awaitable: Awaitable[None]) -> None:
-    await awaitable
+_STEPPED = Transport()
+_UNKNOWN = EagerTransport() if sys.version_info >= (3, 12) else DeferredTransport()
 
 
 def transport_for(send: Send) -> Transport:
     """The transport that is right for this `send`."""
-    if not _is_coroutine_function(send):
-        return _DEFERRED
-    if _is_known(send) or (not _EAGER_TASKS and not _may_bind_to_task(send)):
-        return _STEPPED
-    return _EAGER if _EAGER_TASKS else _DEFERRED
-
-
-def _function(callable_: Any) -> Any:
-    while isinstance(callable_, functools.partial):
-        callable_ = callable_.func
-    return inspect.unwrap(getattr(callable_, "__func__", callable_))
-
-
-def _is_coroutine_function(send: Send) -> bool:
-    return inspect.iscoroutinefunction(_function(send))
+    return _STEPPED if _is_known(send) else _UNKNOWN
 
 
 def _is_known(send: Any) -> bool:
+    """Whether `send` is a coroutine function of `_KNOWN` code, and all that it wraps is."""
     function = _function(send)
-    if not f"{function.__module__}.".startswith(_KNOWN):
+    if not inspect.iscoroutinefunction(function):
         return False
-    return all(_is_known(inner) for inner in _wrapped_by(function))
+    # Not `__module__`, which `functools.wraps` copies from the function that is wrapped.
+    if not f"{function.__globals__['__name__']}.".startswith(_KNOWN):
+        return False
+    return all(
+        inner is function or not callable(inner) or inspect.isbuiltin(inner) or _is_known(inner)
+        for inner in map(_content, function.__closure__ or ())
+    )
 
 
-def _may_bind_to_task(send: Any) -> bool:
-    function = _function(send)
-    if not _BINDS_TO_TASK.isdisjoint(function.__code__.co_names):
-        return True
-    return any(_may_bind_to_task(inner) for inner in _wrapped_by(function))
+def _function(callable_: Any) -> Any:
+    """What a call of `callable_` runs."""
+    while isinstance(callable_, functools.partial):
+        callable_ = callable_.func
+    return getattr(callable_, "__func__", callable_)
 
 
-def _wrapped_by(function: Any) -> list[Callable[..., Coroutine[Any, Any, Any]]]:
-    """The coroutine functions that a closure refers to: the `send` it wraps is among them."""
-    contents = (_content(cell) for cell in function.__closure__ or ())
-    return [
-        inner
-        for inner in contents
-        if inner is not function and callable(inner) and _is_coroutine_function(inner)
-    ]
-
-
-def _content(cell: Any) -> object:
+def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # not assigned yet

@@ -32,6 +32,8 @@ from wsmanager.errors import AuthenticationError, ConfigurationError, MissingDep
 from wsmanager.messages import InboundMessage
 from wsmanager.protocols import Authenticator, Handshake, Identity
 
+from ..profiles import examples
+
 SECRET = "a secret that is long enough for HS512, which asks for sixty-four bytes"
 CURVE_KEY = ec.generate_private_key(ec.SECP256R1())
 CURVE_PEM = CURVE_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -640,8 +642,6 @@ def test_hmac_works_where_cryptography_is_not_installed() -> None:
 import sys
 sys.modules["cryptography"] = None
 from wsmanager.auth import JWTAuth
-
-from ..profiles import examples
 assert JWTAuth("k" * 32, algorithms=["HS256"]).verify(sys.argv[1]).sub == "alice"
 assert "starlette" not in sys.modules
 """

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import pytest
 
 from wsmanager import ConnectionManager, WebSocketConfig
 from wsmanager.protocols import Handshake, Identity
+from wsmanager.testing import Peer
 
 
 class MakeManager(Protocol):
@@ -52,3 +54,26 @@ class ByQuery:
             tier=query.get("tier"),
             scopes=frozenset(query.get("scopes", "").split()),
         )
+
+
+async def ask(peer: Peer, type: str, data: Any = None, id: str | int = 1) -> Any:
+    """What the server answers to one message."""
+    await peer.send_json({"type": type, "data": data, "id": id})
+    return await peer.receive_json(timeout=10)
+
+
+async def refusal(peer: Peer, type: str, data: Any = None) -> str:
+    """The code of the error that the message is answered with."""
+    answer = await ask(peer, type, data)
+    assert answer["type"] == "error", answer
+    code: str = answer["data"]["code"]
+    return code
+
+
+@contextmanager
+def no_errands(manager: ConnectionManager) -> Generator[None]:
+    """As if as many errands ran as may: it would take a hundred thousand."""
+    supervisor = manager._engine.supervisor
+    most, supervisor._max_errands = supervisor._max_errands, 0
+    yield
+    supervisor._max_errands = most

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.engine.conftest import ByQuery, MakeManager
 from wsmanager import Connection, ConnectionManager, WebSocketConfig
 from wsmanager.testing import GRANIAN, HYPERCORN, UVICORN, Peer, Server, connect
+
+from .conftest import ByQuery, MakeManager
 
 pytestmark = pytest.mark.anyio
 

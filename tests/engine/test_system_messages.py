@@ -9,17 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import ByQuery, MakeManager
 from wsmanager import Connection, ConnectionManager, WebSocketConfig
 from wsmanager.protocols import Principal
 from wsmanager.testing import Peer, connect
 
+from .conftest import ByQuery, MakeManager, ask, no_errands
+
 pytestmark = pytest.mark.anyio
-
-
-async def ask(peer: Peer, type: str, data: Any = None, id: str | int = 1) -> Any:
-    await peer.send_json({"type": type, "data": data, "id": id})
-    return await peer.receive_json(timeout=10)
 
 
 async def join(peer: Peer, room: Any, way: str = "join") -> str:
@@ -33,9 +29,7 @@ async def join(peer: Peer, room: Any, way: str = "join") -> str:
 
 
 def rooms_of(manager: ConnectionManager, user: str = "alice", tenant: str | None = None) -> list[str]:
-    return sorted(
-        room for conn in manager.connections(user_id=user, tenant=tenant) for room in conn.rooms
-    )
+    return sorted(room for conn in manager.connections(user_id=user, tenant=tenant) for room in conn.rooms)
 
 
 # --- life signs
@@ -273,6 +267,27 @@ async def test_f47_an_authorizer_that_hangs_is_given_up(make_manager: MakeManage
         answer = await peer.receive_json(timeout=31)
         assert (answer["re"], answer["data"]["code"]) == (1, "handler_timeout")
         assert rooms_of(manager) == []
+
+
+async def test_where_no_task_can_be_had_a_late_authorizer_allows_nothing(make_manager: MakeManager) -> None:
+    class Slow(Doorman):
+        def may_join(self, who: Principal, room: str) -> Awaitable[bool]:
+            return asyncio.get_running_loop().create_future()
+
+    manager = make_manager(auth=ByQuery(), authorizer=Slow())
+    async with connect(manager.endpoint) as peer:
+        with no_errands(manager):
+            assert await join(peer, "alice-1") == "internal_error"
+            assert await join(peer, "alice-1", "leave") == "left"
+
+
+async def test_f47_a_pending_join_is_cancelled_at_shutdown(make_manager: MakeManager) -> None:
+    config = WebSocketConfig(drain_timeout=2)
+    manager = make_manager(config, auth=ByQuery(), authorizer=Doorman(10))
+    async with connect(manager.endpoint) as peer:
+        await peer.send_json({"type": "session.join", "data": {"room": "alice-1"}})
+        await manager.aclose()
+        assert manager.get_analytics().errands == 0
 
 
 class Broken:

@@ -3,6 +3,7 @@
 import datetime
 import enum
 import functools
+import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,12 @@ from wsmanager.routing import (
 )
 
 from ..profiles import examples
+
+
+def shown(value: object) -> str:
+    """A test id that is the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
 
 if TYPE_CHECKING:
     from wsmanager.protocols import Principal as KnownToCheckersOnly
@@ -159,7 +166,7 @@ def test_an_annotation_that_takes_anything_needs_no_conversion(annotation: Any) 
         (Basket, {"first": {"item": "tea"}}, Basket(first=Order(item="tea"))),
         (Annotated[int, msgspec.Meta(ge=1)], 1, 1),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_a_payload_becomes_what_the_handler_asks_for(annotation: Any, data: Any, expected: Any) -> None:
     converted = convert(annotation, data)
@@ -267,7 +274,7 @@ class HasPlain(msgspec.Struct):
         (Order | int, "Order"),
         (7, "7"),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_an_annotation_that_data_cannot_become_is_refused_at_once(annotation: Any, named: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"{named}.* is no payload"):
@@ -519,7 +526,7 @@ async def _streaming(conn: Peer) -> AsyncIterator[int]:
         (type, "has no signature"),
         (7, "has no signature"),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_a_handler_that_could_not_be_called_is_refused_at_once(handler: Any, why: str) -> None:
     assert why in refused(handler)
@@ -661,7 +668,7 @@ def _reads_a_header(token: str = fastapi.Header("")) -> None: ...
         (fastapi.Depends(get_url, max_concurrency=1), "asks for max_concurrency="),
         (fastapi.Header(), "asks for a part of an HTTP request"),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_a_dependency_that_could_not_be_given_is_refused_at_once(marker: Any, why: str) -> None:
     def handler(conn: Peer, needed: Any) -> None: ...
