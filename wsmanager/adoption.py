@@ -13,6 +13,7 @@ from .connection import Connection
 from .errors import CloseCode, ConfigurationError, ConnectionClosed, Disconnect, Refused, to_client
 from .inbound import Item, ReadAhead
 from .messages import Frame, InboundMessage
+from .outbound import size_of
 from .pipeline import Pipeline
 from .transport import Event, frame_of
 
@@ -74,7 +75,7 @@ class Guard:
         """`event` with its message, checked; None when it was answered."""
         frame = frame_of(event)
         message = self._pipeline.inspect_whole(self._conn, frame)
-        return None if message is None else ((event, message), len(frame))
+        return None if message is None else ((event, message), size_of(frame))
 
     def take_passed(self, frame: Frame) -> InboundMessage | None:
         """The message of `frame`, if it is the very object that was handed over last: its checks are
@@ -103,6 +104,8 @@ class Guard:
 class Adoption:
     """What `ConnectionManager.connect` returns: await it, or use it as ``async with``."""
 
+    _conn: Connection
+
     def __init__(
         self,
         engine: Engine,
@@ -121,7 +124,6 @@ class Adoption:
         self._tenant = tenant
         self._connection_id = connection_id
         self._metadata = metadata
-        self._conn: Connection | None = None
 
     def __await__(self) -> Generator[Any, Any, Connection]:
         return self._adopt().__await__()
@@ -138,8 +140,6 @@ class Adoption:
     ) -> bool:
         """Close with the code that the end of the block stands for. A `Disconnect` is carried out here;
         every other exception goes on."""
-        if self._conn is None:
-            return False
         if error is None or isinstance(error, Exception):
             await self._engine.disconnect(self._conn, *_close_for(error))
         else:
@@ -175,12 +175,12 @@ class Adoption:
             raise
         self._guard(conn)
         try:
-            greeted = await engine.greet(conn)
+            greeted = await engine.hooks.greet(conn)
         except BaseException:
             engine.abandon(conn)
             raise
         if not greeted:
-            await engine.farewell(conn)
+            await engine.hooks.farewell(conn)
             raise _for_framework(Refused("The connection was closed as soon as it was open.", code="closed"))
         return conn
 

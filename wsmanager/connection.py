@@ -1,20 +1,22 @@
 """One socket: who is at its other end, and the one order in which frames leave for it.
 
 A push is synchronous and has two states. *Idle*: the server takes the frame and that is all; no task,
-no queue, no lock. *Congested*: the first frame that the server does not take at once becomes a drain
-task; what follows waits in a bounded priority queue; when both are empty they are gone.
+no queue, no lock. *Congested*: the first frame that the server does not take at once begins a
+`Congestion`, in which what follows waits; when nothing does any more, it is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .breaker import CircuitBreaker
 from .config import Tier, WebSocketConfig
-from .errors import CloseCode, ConnectionClosed, should_reconnect
+from .congestion import AppEvent, Congestion
+from .errors import CloseCode, ConnectionClosed, EncodeError, should_reconnect
 from .health import ConnectionHealthMonitor
 from .logs import log_event
 from .messages import (
@@ -30,7 +32,7 @@ from .messages import (
     Tenant,
     UserKey,
 )
-from .outbound import OWN, Outgoing, Prepared, prepare_event
+from .outbound import OWN, Outgoing, Prepared, prepare_own
 from .protocols import Claims, Codec, MessageQueue
 from .transport import Event, Receive, Send, transport_for
 
@@ -41,6 +43,8 @@ __all__ = ["Connection", "Host"]
 
 _OPEN = ConnectionStatus.OPEN
 _SENT = Pushed.SENT
+# A push waits for nothing, so a cancellation in it is the server's own.
+_SEND_FAILED = (Exception, asyncio.CancelledError)
 _LOST = (1006, "")
 
 
@@ -63,8 +67,11 @@ class Host(Protocol):
     def dropped(self, reason: str) -> None:
         """A message was not taken in; the caller of the push is told."""
 
-    def given_up(self, conn: Connection, prepared: Prepared, reason: str) -> None:
-        """A message that had been taken in will not be sent on `conn`."""
+    def handed_over(self, prepared: Prepared) -> None:
+        """The server took a message that `push` had answered with QUEUED."""
+
+    def given_up(self, conn: Connection, messages: Sequence[Prepared], reason: str) -> None:
+        """Messages that had been taken in will not be sent on `conn`."""
 
     def leave_indexes(self, conn: Connection, status: ConnectionStatus) -> None:
         """Make `conn` unreachable and give it `status`."""
@@ -86,21 +93,6 @@ class SocketGuard(Protocol):
         """Read in the application's stead, for it does not."""
 
 
-class Congestion:
-    """What exists only while a peer does not keep up."""
-
-    __slots__ = ("in_flight", "queue", "since", "task", "timeouts", "waiters")
-
-    def __init__(self, queue: MessageQueue[Prepared], in_flight: Prepared | None, now: float) -> None:
-        self.queue = queue
-        self.in_flight = in_flight
-        self.since = now
-        """When the server last took a frame."""
-        self.timeouts = 0
-        self.task: asyncio.Task[None] | None = None
-        self.waiters: list[asyncio.Future[None]] = []
-
-
 class Connection:
     """One authenticated socket. Made by the manager; handlers get it as their first argument."""
 
@@ -108,6 +100,7 @@ class Connection:
         "__weakref__",
         "_breaker",
         "_congestion",
+        "_ending",
         "_faults",
         "_host",
         "_impaired",
@@ -115,7 +108,6 @@ class Connection:
         "_receive",
         "_send",
         "_transport",
-        "_woken",
         "address",
         "ahead",
         "beside",
@@ -184,13 +176,13 @@ class Connection:
         self._transport = transport_for(send)
         self._metadata = metadata
         self._congestion: Congestion | None = None
+        self._ending: asyncio.Future[None] | None = None
         self._breaker: CircuitBreaker | None = None
         self._faults: tuple[float, int] | None = None
         # Anything but "open, idle and well": the one question of the hot path.
         self._impaired = True
         self.reader: asyncio.Task[Any] | None = None
         """The task that waits for the server now: a close from another task wakes it."""
-        self._woken = False
 
     # --- who
 
@@ -233,20 +225,21 @@ class Connection:
         Raises `ConnectionClosed` when the connection is closed before the message was handed over or
         queued, and `EncodeError` when the message cannot be encoded.
         """
-        pushed = self.push(Outgoing(message, priority=priority, ttl=ttl, key=conflate).for_codec(self.codec))
+        expires_at = None if ttl is None else self._host.now() + ttl
+        outgoing = Outgoing(message, priority=priority, expires_at=expires_at, key=conflate)
+        prepared = outgoing.for_codec(self.codec)
+        pushed = self.push(prepared)
         if pushed is _SENT:
-            return pushed
-        if pushed is Pushed.OFFLINE:
+            self._host.handed_over(prepared)
+        elif pushed is Pushed.OFFLINE:
             raise ConnectionClosed(f"connection {self.id} is closed")
-        congestion = self._congestion
-        if congestion is not None and len(congestion.queue) * 2 > self._host.config.queue_max_messages:
+        elif self._congestion is not None:
             await self.writable()
         return pushed
 
     def answer(self, message: Any) -> Pushed:
         """Push a message of the manager's own. Raises `EncodeError`, and nothing else."""
-        frame = self.codec.encode(message)
-        return self.push(Prepared(prepare_event(frame), len(frame), OWN))
+        return self.push(prepare_own(message, self.codec))
 
     def push(self, prepared: Prepared) -> Pushed:
         """Hand one message over, or queue it. Never waits and never raises."""
@@ -254,49 +247,51 @@ class Connection:
             return self._push_impaired(prepared)
         try:
             rest = self._transport.write(self._send, prepared.event)
-        except Exception as error:  # one failing target must never harm the others
-            self._peer_failed(error)
+        except _SEND_FAILED as error:  # one failing target must never harm the others
+            self.peer_failed(error)
             return Pushed.OFFLINE
         if rest is None:
             return _SENT
-        return self._congest(rest, prepared)
+        self._congest(rest, prepared)
+        return Pushed.QUEUED
 
     def _push_impaired(self, prepared: Prepared) -> Pushed:
         if self.status is not _OPEN:
             return Pushed.OFFLINE
-        priority = self._priority_of(prepared.outgoing)
-        if priority is MessagePriority.LOW and self.health.status is not HealthStatus.HEALTHY:
+        outgoing = prepared.outgoing
+        if self.health.status is not HealthStatus.HEALTHY and self._may_shed(outgoing):
             return self._drop("shed")
         if self._congestion is not None:
-            return self._enqueue(self._congestion, prepared, priority)
+            return self._enqueue(self._congestion, prepared)
+        self._impaired = False  # only its health was in question
         try:
-            rest = self._transport.write(self._send, prepared.event)
-        except Exception as error:  # as in push
-            self._peer_failed(error)
-            return Pushed.OFFLINE
-        return _SENT if rest is None else self._congest(rest, prepared)
+            return self.push(prepared)
+        finally:
+            self.weigh()
 
-    def _priority_of(self, outgoing: Outgoing) -> MessagePriority:
+    def _may_shed(self, outgoing: Outgoing) -> bool:
+        """Messages of the manager's own keep the connection alive, and durable ones must arrive."""
+        return (
+            self.priority_of(outgoing) is MessagePriority.LOW
+            and outgoing.delivery is Delivery.VOLATILE
+            and outgoing is not OWN
+        )
+
+    def priority_of(self, outgoing: Outgoing) -> MessagePriority:
+        """The priority that `outgoing` has here."""
         if outgoing.priority is not None:
             return outgoing.priority
         return MessagePriority.MEDIUM if self.tier is None else self.tier.priority
 
-    def _enqueue(self, congestion: Congestion, prepared: Prepared, priority: MessagePriority) -> Pushed:
-        outgoing, now = prepared.outgoing, self._host.now()
-        durable = outgoing.delivery is Delivery.DURABLE
-        if self._breaker is not None and not durable and not self._breaker.allow(now=now):
+    def _enqueue(self, congestion: Congestion, prepared: Prepared) -> Pushed:
+        outgoing = prepared.outgoing
+        volatile = outgoing.delivery is Delivery.VOLATILE
+        if volatile and self._breaker is not None and not self._breaker.allow(now=self._host.now()):
             return self._drop("breaker")
-        outcome = congestion.queue.enqueue(
-            prepared, priority, size=prepared.size, ttl=outgoing.ttl, key=outgoing.key, now=now
-        )
-        for evicted in outcome.evicted:
-            self._give_up(evicted, "evicted")
-        if outcome.replaced is not None:
-            self._give_up(outcome.replaced, "conflated")
-        if outcome.accepted:
-            outgoing.waiting += 1
+        if congestion.push(prepared):
             return Pushed.QUEUED
-        if priority is MessagePriority.CRITICAL:
+        fits = prepared.size <= self._host.config.queue_max_bytes
+        if fits and self.priority_of(outgoing) is MessagePriority.CRITICAL:
             self.close_soon(CloseCode.SLOW, "slow", flush=False)
         return self._drop("queue_full")
 
@@ -304,57 +299,31 @@ class Connection:
         self._host.dropped(reason)
         return Pushed.DROPPED
 
-    def _give_up(self, prepared: Prepared, reason: str) -> None:
-        prepared.outgoing.waiting -= 1
-        self._host.given_up(self, prepared, reason)
-
-    def _congest(self, rest: Awaitable[None], prepared: Prepared | None) -> Pushed:
-        """From here on frames wait; the drain task owns the order until nothing does."""
-        congestion = Congestion(self._host.new_queue(), prepared, self._host.now())
-        if prepared is not None:
-            prepared.outgoing.waiting += 1
-        self._congestion = congestion
+    def _congest(self, rest: Awaitable[None], prepared: Prepared) -> Congestion:
+        """From here on frames wait, until the server has taken all of them."""
+        congestion = self._congestion = Congestion(self, rest, prepared)
         self._impaired = True
-        congestion.task = asyncio.ensure_future(self._drain(congestion, rest))
         self._host.congested(self)
-        return Pushed.QUEUED
+        congestion.start()
+        return congestion
 
-    async def _drain(self, congestion: Congestion, rest: Awaitable[None]) -> None:
-        try:
-            await rest
-            self._took(congestion)
-            while (prepared := congestion.queue.dequeue(now=self._host.now())) is not None:
-                congestion.in_flight = prepared
-                again = self._transport.write(self._send, prepared.event)
-                if again is not None:
-                    await again
-                self._took(congestion)
-        except Exception as error:
-            self._peer_failed(error)
-        else:
-            # No await since the queue was found empty: nothing can have slipped in.
-            self._settle(congestion)
+    # Called by the congestion.
 
-    def _took(self, congestion: Congestion) -> None:
-        """The server took the frame in flight."""
-        if congestion.timeouts == 0 and self._breaker is not None:
-            self._breaker.record_success()
-        congestion.timeouts = 0
-        congestion.since = self._host.now()
-        if congestion.in_flight is not None:
-            congestion.in_flight.outgoing.waiting -= 1
-            congestion.in_flight.outgoing.handed_over = True
-            congestion.in_flight = None
-        if len(congestion.queue) * 2 <= self._host.config.queue_max_messages:
-            _wake_all(congestion.waiters)
+    def write(self, event: Event) -> Awaitable[None] | None:
+        """Start sending `event`; see `Transport.write`."""
+        return self._transport.write(self._send, event)
 
-    def _settle(self, congestion: Congestion) -> None:
-        for expired in congestion.queue.cleanup_expired(now=self._host.now()):
-            self._give_up(expired, "expired")
-        self._congestion = None
-        self.weigh()
-        _wake_all(congestion.waiters)
-        self._host.drained(self)
+    def caught_up(self, congestion: Congestion) -> None:
+        """Nothing waits any more."""
+        if congestion is self._congestion:
+            self._congestion = None
+            self.weigh()
+            self._host.drained(self)
+
+    def peer_failed(self, error: BaseException) -> None:
+        """The server refused a frame: the peer is gone."""
+        _log_send_failure(self, error)
+        self._left(_LOST)
 
     def weigh(self) -> None:
         """Decide anew whether a push needs a second look."""
@@ -372,60 +341,60 @@ class Connection:
     @property
     def waiting(self) -> int:
         """How many messages wait for this peer."""
-        congestion = self._congestion
-        if congestion is None:
-            return 0
-        return len(congestion.queue) + (congestion.in_flight is not None)
+        return 0 if self._congestion is None else len(self._congestion)
+
+    @property
+    def half_full(self) -> bool:
+        """Whether more than half of its queue is taken."""
+        return self._congestion is not None and self._congestion.half_full
+
+    def has_room_for(self, size: int) -> bool:
+        """Whether a message of `size` bytes can go out or wait without another giving way."""
+        return self._congestion is None or self._congestion.has_room_for(size)
 
     async def writable(self) -> None:
-        """Wait until less than half of the queue is taken; raises `ConnectionClosed` at the end."""
-        if self._congestion is not None:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._congestion.waiters.append(waiter)
-            await waiter
+        """Wait until at most half of the queue is taken; raises `ConnectionClosed` at the end."""
+        if self._congestion is not None and self._congestion.half_full:
+            await self._congestion.room()
         if self.status is not _OPEN:
             raise ConnectionClosed(f"connection {self.id} is closed")
 
     async def send_event(self, event: Event) -> None:
-        """An ASGI send of the application's own: in the one order, waiting as long as the server does."""
-        while self._congestion is not None:
-            await self._flushed()
+        """An ASGI send of the application's own: in the one order, and waiting until the server has it.
+
+        Raises what the server says to it, and `ConnectionClosed`.
+        """
         if self.status is not _OPEN:
             raise ConnectionClosed(f"connection {self.id} is closed")
-        rest = self._transport.write(self._send, event)
+        if self._congestion is not None:
+            await self._congestion.send_event(event)
+            return
+        try:
+            rest = self.write(event)
+        except OSError as error:
+            self.peer_failed(error)
+            raise ConnectionClosed(f"connection {self.id} is closed") from None
         if rest is not None:
-            self._congest(rest, None)
-            await self._flushed()
-
-    async def _flushed(self) -> None:
-        """Wait for the drain task, whoever else waits; its cancellation is not ours."""
-        congestion = self._congestion
-        if congestion is not None and congestion.task is not None:
-            await asyncio.wait({congestion.task})
+            own = AppEvent(event)
+            self._congest(rest, Prepared(event, 0, own))
+            await own.done
 
     # --- time passes; called by the heartbeat
 
     def check_congestion(self, now: float) -> str | None:
         """What the time without progress means: None, "overdue" (once per send timeout) or "slow"."""
-        congestion = self._congestion
-        if congestion is None:
-            return None
-        config, stuck = self._host.config, now - congestion.since
-        if stuck >= config.slow_timeout:
-            return "slow"
-        if stuck < config.send_timeout * (congestion.timeouts + 1):
-            return None
-        congestion.timeouts += 1
-        if self._breaker is None:
-            self._breaker = CircuitBreaker(config.breaker_failures, config.breaker_reset)
-        self._breaker.record_failure(now=now)
-        return "overdue"
+        verdict = None if self._congestion is None else self._congestion.check(now)
+        if verdict == "overdue":
+            if self._breaker is None:
+                config = self._host.config
+                self._breaker = CircuitBreaker(config.breaker_failures, config.breaker_reset)
+            self._breaker.record_failure(now=now)
+        return verdict
 
-    def drop_expired(self, now: float) -> None:
-        """Remove what waited too long."""
+    def drop_expired(self) -> None:
+        """Give up what waited too long."""
         if self._congestion is not None:
-            for expired in self._congestion.queue.cleanup_expired(now=now):
-                self._give_up(expired, "expired")
+            self._congestion.drop_expired()
 
     def count_fault(self, now: float) -> bool:
         """Count one fault of the client; True when that was one too many within a minute."""
@@ -447,55 +416,55 @@ class Connection:
         self.weigh()
 
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Flush what waits, say why, and close. Closing twice is no error; the first code stands."""
+        """Flush what waits, say why, and close; that is done when this returns. Closing twice is no error,
+        and the first code stands."""
+        congestion = self._congestion
         if self._begin_close(code, reason):
-            await self._finish_close(flush=True)
+            await self._finish_close(congestion)
+        elif self._ending is not None:
+            await asyncio.wait({self._ending})
 
     def close_soon(self, code: int, reason: str, *, flush: bool = True) -> None:
-        """Decide the close now and carry it out in the background."""
+        """Decide the close now and carry it out in the background. Without `flush`, what waits is given
+        up at once."""
+        congestion = self._congestion
         if not self._begin_close(code, reason):
             return
-        if self._host.run_errand(self._finish_close(flush=flush), "close") is None:
+        if not flush:
+            self._abandon()
+        if self._host.run_errand(self._finish_close(congestion), "close") is None:
             self.ended()
 
     def _begin_close(self, code: int, reason: str) -> bool:
         if self.status in (ConnectionStatus.DRAINING, ConnectionStatus.CLOSED):
             return False
-        connecting = self.status is ConnectionStatus.CONNECTING
-        self.closing = (int(code), reason)
+        is_open = self.status is _OPEN
+        self.closing = (int(code), _fitting(reason))
+        self._ending = asyncio.get_running_loop().create_future() if is_open else None
         self._impaired = True
         self._host.leave_indexes(self, ConnectionStatus.DRAINING)
-        return not connecting  # whose handshake tells the client
+        return is_open  # else its handshake tells the client
 
-    async def _finish_close(self, *, flush: bool) -> None:
-        code, reason = self.closing or (CloseCode.NORMAL, "")
+    async def _finish_close(self, congestion: Congestion | None) -> None:
         try:
             async with asyncio.timeout(self._host.config.close_timeout):
-                if flush:
-                    await self._flushed()
-                elif self._congestion is not None:
-                    await self._stop_draining(self._congestion)
-                await self._say_goodbye(code, reason)
+                if congestion is not None:
+                    await congestion.drained()
+                if self.status is ConnectionStatus.DRAINING:
+                    await self._say_goodbye()
         except TimeoutError:
-            log_event(logging.WARNING, "close.timeout", connection=self.id, code=code)
+            log_event(logging.WARNING, "close.timeout", connection=self.id)
         except Exception as error:
             _log_send_failure(self, error)
         finally:
             self.ended()
 
-    async def _stop_draining(self, congestion: Congestion) -> None:
-        if congestion.task is not None and congestion.task.cancel():
-            await asyncio.wait({congestion.task})
-
-    async def _say_goodbye(self, code: int, reason: str) -> None:
+    async def _say_goodbye(self) -> None:
+        code, reason = self.closing or _LOST
         data = {"code": code, "reason": reason, "reconnect": should_reconnect(code)}
-        frame = self.codec.encode({"type": SystemType.DISCONNECT, "data": data})
-        await self._send(prepare_event(frame))
-        await self._send({"type": "websocket.close", "code": code, "reason": reason[:100]})
-
-    def _peer_failed(self, error: Exception) -> None:
-        _log_send_failure(self, error)
-        self._left(_LOST)
+        with suppress(EncodeError):  # a codec of the application's may have no words for it
+            await self._send(prepare_own({"type": SystemType.DISCONNECT, "data": data}, self.codec).event)
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     def peer_left(self, code: int, reason: str) -> None:
         """The peer is gone: unreachable at once, whatever handler still runs."""
@@ -515,28 +484,22 @@ class Connection:
 
     def ended(self) -> None:
         """Nothing more will be sent. Idempotent; releases everything but the handlers."""
-        self._impaired = True
         if self.status is not ConnectionStatus.CLOSED:
+            self._impaired = True
             self._host.leave_indexes(self, ConnectionStatus.CLOSED)
-        congestion, self._congestion = self._congestion, None
-        if congestion is not None:
-            self._abandon(congestion)
+            self._abandon()
+            if self._ending is not None:
+                self._ending.set_result(None)
+            if self.reader is not None:
+                self.reader.cancel()
         if self.ahead is not None:
             self.ahead.stop()
-        self._wake()
 
-    def _abandon(self, congestion: Congestion) -> None:
-        if congestion.task is not None and congestion.task is not _current_task():
-            congestion.task.cancel()
-        if congestion.in_flight is not None:
-            self._give_up(congestion.in_flight, "abandoned")
-        now = self._host.now()
-        while (prepared := congestion.queue.dequeue(now=now)) is not None:
-            self._give_up(prepared, "abandoned")
-        for expired in congestion.queue.cleanup_expired(now=now):
-            self._give_up(expired, "expired")
-        _wake_all(congestion.waiters)
-        self._host.drained(self)
+    def _abandon(self) -> None:
+        congestion, self._congestion = self._congestion, None
+        if congestion is not None:
+            congestion.abandon()
+            self._host.drained(self)
 
     # --- the task that serves it
 
@@ -562,13 +525,13 @@ class Connection:
 
     def woken(self) -> Event:
         """What the cancellation of `reader` means: the end of the connection, else it is raised again."""
-        woken, self._woken = self._woken, False
-        if not woken or self.reader is None or self.reader.uncancel() > 0:
+        ended = self.status is ConnectionStatus.CLOSED
+        if not ended or self.reader is None or self.reader.uncancel() > 0:
             raise asyncio.CancelledError
         return self._end_event()
 
     def _end_event(self) -> Event:
-        code, reason = self.closing or (1006, "")
+        code, reason = self.closing or _LOST
         return {"type": "websocket.disconnect", "code": code, "reason": reason}
 
     def ensure_reader(self) -> None:
@@ -576,27 +539,13 @@ class Connection:
         if self.guard is not None and self.reader is None:
             self.guard.read_on()
 
-    def _wake(self) -> None:
-        if self.reader is not None and not self._woken:
-            self._woken = True
-            self.reader.cancel()
+
+def _fitting(reason: str) -> str:
+    """`reason` as a close frame can carry it: 123 bytes of UTF-8 (RFC 6455, 5.5)."""
+    return reason.encode("utf-8", "replace")[:123].decode("utf-8", "ignore")
 
 
-def _wake_all(waiters: list[asyncio.Future[None]]) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(None)
-    waiters.clear()
-
-
-def _current_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
-
-
-def _log_send_failure(conn: Connection, error: Exception) -> None:
+def _log_send_failure(conn: Connection, error: BaseException) -> None:
     """A peer that went away is no news; anything else a server raises is."""
     level = logging.DEBUG if isinstance(error, OSError | RuntimeError) else logging.WARNING
     log_event(level, "send.failed", connection=conn.id, kind=type(error).__name__, error=error)

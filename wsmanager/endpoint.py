@@ -39,9 +39,9 @@ class Endpoint:
             return  # and told so
         task = asyncio.current_task()
         try:
-            await self._engine.greet(conn)
+            await self._engine.hooks.greet(conn)
             # In this frame and no other, and keeping nothing: every idle socket waits here.
-            while conn.status is not ConnectionStatus.CLOSED or (conn.ahead is not None and conn.ahead.owed):
+            while conn.status is not ConnectionStatus.CLOSED or conn.ahead is not None:
                 if conn.ahead is not None:
                     await self._catch_up(conn)
                     continue
@@ -59,14 +59,13 @@ class Endpoint:
                 if rest is not None:
                     await rest
                 del event, rest
-            if conn.lost:
-                await self._hear_out(conn, receive)
+            await self._hear_out(conn, receive)
         except BaseException:
-            self._engine.farewell_soon(conn)
+            self._engine.hooks.farewell_soon(conn)
             raise
         finally:
             conn.ended()
-        await self._engine.farewell(conn)
+        await self._engine.hooks.farewell(conn)
 
     async def _catch_up(self, conn: Connection) -> None:
         """Work on what was read ahead; when there is no more, the loop reads again."""
@@ -79,7 +78,9 @@ class Endpoint:
             await rest
 
     async def _hear_out(self, conn: Connection, receive: Receive) -> None:
-        """A send found the peer gone: work on what it had said before, which the server has already."""
+        """Where a send found the peer gone, work on what it had said before: the server has that already."""
+        if not conn.lost:
+            return
         config = conn.host.config
         deadline = asyncio.get_running_loop().time() + config.close_timeout
         for _ in range(config.inbound_max_messages):

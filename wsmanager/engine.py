@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
-
-import anyio.to_thread
 
 from .analytics import MessageAnalytics
 from .codecs import JSONCodec
@@ -20,15 +16,13 @@ from .connection import Connection
 from .errors import (
     CloseCode,
     ConfigurationError,
-    ConnectionClosed,
-    Disconnect,
     Refused,
     WrongEventLoop,
-    to_client,
 )
 from .handshake import Accept, Gate, Replaced, ShuttingDown, Visitor
 from .health import ConnectionHealthMonitor
 from .heartbeat import Heartbeat
+from .hooks import Hooks
 from .logs import log_event
 from .messages import ConnectionStatus, SystemType, Tenant, UserKey
 from .names import require_name
@@ -49,17 +43,16 @@ from .rate_limit import AdaptiveRateLimiter
 from .registry import Registry
 from .routing import Router
 from .sending import Sender
-from .supervision import Supervisor, is_being_cancelled
+from .supervision import Supervisor
 from .system import SystemMessages
 from .transport import Receive, Scope, Send
 
 __all__ = ["Engine"]
 
-Hook = Callable[[Connection], Any]
-
 # 15 characters, 88 random bits: the id is no secret, and a str of 15 fills its memory block exactly.
 _ID_BYTES = 11
 _CODES = range(1000, 5000)
+_MAX_CODES = 100
 
 
 class Engine:
@@ -93,7 +86,7 @@ class Engine:
         )
         self.router = Router(Connection)
         self.gate = Gate(config, auth, codecs, clock)
-        self.sender = Sender(config, self.registry, analytics, JSONCodec(), clock)
+        self.sender = Sender(config, self.registry, analytics, _json_among(codecs), clock)
         self.heartbeat = Heartbeat(config, self.registry, clock, sweep=self._sweep)
         self.supervisor = Supervisor()
         self.system = SystemMessages(
@@ -114,8 +107,7 @@ class Engine:
             system=self.system.answers,
             clock=clock,
         )
-        self.connect_hooks: list[Hook] = []
-        self.disconnect_hooks: list[Hook] = []
+        self.hooks = Hooks(self.pipeline, config.handler_timeout)
         self.refused: Counter[str] = Counter()
         self.closed: Counter[int] = Counter()
         self._scorer = health
@@ -144,7 +136,7 @@ class Engine:
 
         A given `user_id` stands for authentication, not for the limits or the Origin check.
         """
-        self._bind()
+        self.bind()
         identity = self._given_identity(user_id, tenant)
         name = secrets.token_urlsafe(_ID_BYTES) if connection_id is None else connection_id
         require_name("connection", name, self.config.max_name_length)
@@ -153,11 +145,16 @@ class Engine:
             conn = await self._register(visitor, identity, name, metadata)
             await self._let_in(visitor, conn)
         except Refused as refusal:
-            self.refused[refusal.code] += 1
+            self._count_refusal(refusal.code)
             await self.gate.refuse(visitor, refusal)
             raise
         self._open(conn)
         return conn
+
+    def _count_refusal(self, code: str) -> None:
+        # An authenticator makes up codes of its own; the figures must not grow with them.
+        known = code in self.refused or len(self.refused) < _MAX_CODES
+        self.refused[code if known else "other"] += 1
 
     def _given_identity(self, user_id: str | None, tenant: Tenant) -> Identity | None:
         limit = self.config.max_name_length
@@ -170,28 +167,26 @@ class Engine:
             require_name("tenant", tenant, limit)
         return Identity(user_id, tenant=tenant)
 
-    def _bind(self) -> None:
-        """A manager lives on one loop; it moves to another only while it holds nothing."""
+    def bind(self) -> None:
+        """A manager lives on one loop; it moves to another only while it holds nothing.
+
+        Raises `WrongEventLoop`.
+        """
         loop = asyncio.get_running_loop()
         if loop is self._loop:
             return
-        self.require_loop()
+        if self.registry.arrived or self.sender.waiting_sends:
+            raise WrongEventLoop(
+                "this manager holds connections of another event loop; use one manager per loop"
+            )
         self._loop = loop
         self._shutting_down = False
         self.supervisor = Supervisor()
         self.pipeline.rebind()
 
-    def require_loop(self) -> None:
-        """Raises `WrongEventLoop` on any loop but the one of the connections."""
-        holds_some = self.registry.arrived or self.sender.waiting_sends
-        if holds_some and asyncio.get_running_loop() is not self._loop:
-            raise WrongEventLoop(
-                "this manager holds connections of another event loop; use one manager per loop"
-            )
-
     def start(self) -> None:
         """Take connections, again if the manager was closed. A first connection does the same."""
-        self._bind()
+        self.bind()
         self._shutting_down = False
 
     async def _register(
@@ -276,61 +271,7 @@ class Engine:
         }
         return {"type": SystemType.WELCOME, "data": data}
 
-    async def greet(self, conn: Connection) -> bool:
-        """Run the ``on_connect`` hooks. One that fails ends the connection, and the answer is False."""
-        conn.greeted = True
-        for hook in self.connect_hooks:
-            try:
-                await self.pipeline.watch(conn, self._call_hook(hook, conn))
-            except Exception as error:
-                answer = to_client(error)
-                if isinstance(answer, Disconnect):
-                    await conn.close(answer.code, answer.reason)
-                elif conn.status is ConnectionStatus.OPEN or not isinstance(error, ConnectionClosed):
-                    log_event(logging.ERROR, "on_connect.failed", error=error, connection=conn.id)
-                    await conn.close(CloseCode.SERVER_ERROR, "server error")
-                return False
-        return True
-
-    async def _call_hook(self, hook: Hook, conn: Connection) -> None:
-        try:
-            if inspect.iscoroutinefunction(hook):
-                await hook(conn)
-                return
-            run, threads = functools.partial(hook, conn), self.pipeline.threads()
-            result = await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=threads)
-            if inspect.isawaitable(result):  # of an object with an async ``__call__``
-                await result
-        except asyncio.CancelledError as error:
-            if is_being_cancelled():
-                raise
-            raise RuntimeError("the hook awaited something that was cancelled") from error
-
     # --- out
-
-    async def farewell(self, conn: Connection) -> None:
-        """Run the ``on_disconnect`` hooks, once, if the ``on_connect`` hooks ran. Who waits for that may be
-        cancelled; the hooks are not."""
-        hooks = self.farewell_soon(conn)
-        if hooks is not None:
-            await asyncio.wait({hooks})
-
-    def farewell_soon(self, conn: Connection) -> asyncio.Task[None] | None:
-        """`farewell` where the caller cannot wait; None when there is nothing to do."""
-        greeted, conn.greeted = conn.greeted, False
-        if not greeted or not self.disconnect_hooks:
-            return None
-        return self.run_errand(self._say_farewell(conn), "farewell")
-
-    async def _say_farewell(self, conn: Connection) -> None:
-        if conn.beside:
-            await asyncio.wait(conn.beside)
-        for hook in self.disconnect_hooks:
-            try:
-                async with asyncio.timeout(self.config.handler_timeout):
-                    await self._call_hook(hook, conn)
-            except Exception as error:
-                log_event(logging.ERROR, "on_disconnect.failed", error=error, connection=conn.id)
 
     async def disconnect(self, conn: Connection, code: int, reason: str) -> None:
         """Close `conn` if it is open, and say farewell, unless the endpoint does that in its own task."""
@@ -340,16 +281,16 @@ class Engine:
             self.abandon(conn)
             raise
         if conn.guard is not None:
-            await self.farewell(conn)
+            await self.hooks.farewell(conn)
 
     def abandon(self, conn: Connection) -> None:
         """Forget `conn` without another word to its peer."""
         conn.ended()
-        self.farewell_soon(conn)
+        self.hooks.farewell_soon(conn)
 
     async def aclose(self) -> None:
         """Close every connection and stop all background work. Whoever comes then is refused."""
-        self._bind()
+        self.bind()
         self._shutting_down = True
         try:
             async with asyncio.timeout(self.config.drain_timeout):
@@ -357,9 +298,10 @@ class Engine:
                 await self.supervisor.finish_errands()
         except TimeoutError:
             log_event(logging.WARNING, "shutdown.timeout", left=self.registry.arrived)
-        for conn in self.registry:
-            conn.ended()
-        await self.supervisor.stop()
+        finally:
+            for conn in self.registry:
+                conn.ended()
+            await self.supervisor.stop()
 
     # --- what connections ask for
 
@@ -373,8 +315,12 @@ class Engine:
     def dropped(self, reason: str) -> None:
         self.sender.drops[reason] += 1
 
-    def given_up(self, conn: Connection, prepared: Prepared, reason: str) -> None:
-        self.sender.given_up(conn, prepared.outgoing, reason)
+    def handed_over(self, prepared: Prepared) -> None:
+        if prepared.outgoing.type:
+            self.analytics.record_sent(prepared.outgoing.type, 1, prepared.size, now=self.now())
+
+    def given_up(self, conn: Connection, messages: Sequence[Prepared], reason: str) -> None:
+        self.sender.given_up(conn, [prepared.outgoing for prepared in messages], reason)
 
     def leave_indexes(self, conn: Connection, status: ConnectionStatus) -> None:
         was_open = conn.status is ConnectionStatus.OPEN
@@ -392,12 +338,17 @@ class Engine:
 
     def _sweep(self, now: float) -> None:
         for conn in tuple(self.heartbeat.congested):
-            conn.drop_expired(now)
+            conn.drop_expired()
         self.sender.drops["offline_expired"] += self.sender.offline.cleanup_expired(now=now)
 
 
 def _max_connections(tier: Tier | None) -> int | None:
     return None if tier is None else tier.max_connections
+
+
+def _json_among(codecs: Sequence[Codec]) -> JSONCodec:
+    """The codec in which messages are kept: that of the connections, so that it is not done twice."""
+    return next((codec for codec in codecs if isinstance(codec, JSONCodec)), None) or JSONCodec()
 
 
 def _plain_limiter(config: WebSocketConfig, limit: int) -> AdaptiveRateLimiter:

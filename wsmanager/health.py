@@ -159,13 +159,18 @@ class ConnectionHealthMonitor:
         """The score at `now`, from 0 to 1."""
         return self._scorer.score(self.sample(now))
 
+    def reassess(self, *, now: float | None = None) -> HealthStatus:
+        """Evaluate and remember the answer between two checks: nothing is counted, and nothing forgotten."""
+        self.status = status_of(self.score_at(monotonic() if now is None else now))
+        return self.status
+
     def get_status(self, *, now: float | None = None) -> HealthStatus:
         """Check once: evaluate, remember the answer, and let what was counted so far weigh half.
 
         Each call is one of the checks that `should_terminate` counts; to look without checking, read
         `status` or `score`.
         """
-        self.status = status_of(self.score_at(monotonic() if now is None else now))
+        self.reassess(now=now)
         self._unhealthy = self._unhealthy + 1 if self.status is HealthStatus.UNHEALTHY else 0
         if self._errors:
             self._errors /= 2

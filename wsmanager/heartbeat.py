@@ -17,7 +17,7 @@ from .connection import Connection
 from .errors import CloseCode
 from .logs import log_event
 from .messages import ConnectionStatus, HealthStatus, SystemType
-from .outbound import Outgoing, Prepared
+from .outbound import Prepared, prepare_own
 from .protocols import Clock, Codec
 from .registry import Registry
 
@@ -84,9 +84,10 @@ class Heartbeat:
                 return
             self._press_congested()
             self._visit_all(bucket, ping=ping, check=check)
-        if started >= self._next_sweep:
-            self._next_sweep = started + self._config.queue_cleanup_interval
-            self._sweep(self._clock())
+        now = self._clock()
+        if now >= self._next_sweep:
+            self._next_sweep = now + self._config.queue_cleanup_interval
+            self._sweep(now)
 
     def _fill_buckets(self) -> list[list[Connection]]:
         """Every connection is in the same bucket in each round, so that its visits are evenly spaced."""
@@ -128,6 +129,8 @@ class Heartbeat:
             conn.close_soon(CloseCode.SLOW, "slow", flush=False)
         elif verdict == "overdue":
             conn.health.record_error()
+            conn.health.reassess(now=_moment(conn, now))
+            conn.weigh()
 
     def _visit(self, conn: Connection, now: float, *, ping: bool, check: bool) -> None:
         if conn.status is not ConnectionStatus.OPEN:
@@ -135,11 +138,12 @@ class Heartbeat:
         conn.ensure_reader()
         if now >= self._grace_until and self._is_silent(conn, now):
             return
+        if ping and conn.negotiated:
+            if conn.pinged_at is None:  # else an older one still waits for its answer
+                conn.pinged_at = now
+            conn.push(self._ping_for(conn.codec))
         if check:
             self._check_health(conn, now)
-        if ping and conn.negotiated:
-            conn.pinged_at = now
-            conn.push(self._ping_for(conn.codec))
 
     def _is_silent(self, conn: Connection, now: float) -> bool:
         """Close a peer that has been silent too long; what counts as too long depends on what it promised."""
@@ -147,8 +151,8 @@ class Heartbeat:
         if conn.watched:
             if idle < self._config.heartbeat_interval + self._config.heartbeat_timeout:
                 return False
-            if conn.pinged_at is not None and now - conn.pinged_at < self._config.heartbeat_timeout:
-                return False  # a fresh one may get its first ping late
+            if conn.negotiated and not self._left_ping_unanswered(conn, now):
+                return False
             conn.close_soon(CloseCode.NO_HEARTBEAT, "no heartbeat", flush=False)
             return True
         if self._config.idle_timeout is None or idle < self._config.idle_timeout:
@@ -156,9 +160,12 @@ class Heartbeat:
         conn.close_soon(CloseCode.CLOSED, "idle")
         return True
 
+    def _left_ping_unanswered(self, conn: Connection, now: float) -> bool:
+        """Silence alone proves nothing: a fresh peer, or any peer after a stall, may not have been asked."""
+        return conn.pinged_at is not None and now - conn.pinged_at >= self._config.heartbeat_timeout
+
     def _check_health(self, conn: Connection, now: float) -> None:
-        # A peer that was never asked for a sign of life is not worse for its silence.
-        status = conn.health.get_status(now=now if conn.watched else conn.health.last_active)
+        status = conn.health.get_status(now=_moment(conn, now))
         if status is HealthStatus.UNHEALTHY and conn.health.should_terminate():
             conn.close_soon(CloseCode.UNHEALTHY, "unhealthy")
         else:
@@ -167,5 +174,10 @@ class Heartbeat:
     def _ping_for(self, codec: Codec) -> Prepared:
         prepared = self._pings.get(codec)
         if prepared is None:
-            prepared = self._pings[codec] = Outgoing({"type": SystemType.PING, "data": {}}).for_codec(codec)
+            prepared = self._pings[codec] = prepare_own({"type": SystemType.PING, "data": {}}, codec)
         return prepared
+
+
+def _moment(conn: Connection, now: float) -> float:
+    """When to look at its health: a peer that was never asked for a sign of life is no worse for silence."""
+    return now if conn.watched else conn.health.last_active

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
 from .connection import Connection
 from .errors import CloseCode
+from .logs import log_event
 from .messages import ConnectionStatus
 from .transport import Event
 
@@ -60,7 +62,9 @@ class ReadAhead:
                 item = self._admit(event)
                 if item is not None and not self._store(item):
                     return
-        except Exception:  # whatever a server raises here, the socket is of no more use
+                del event, item
+        except Exception as error:  # whatever a server raises here, the socket is of no more use
+            log_event(logging.WARNING, "receive.failed", connection=conn.id, error=error)
             conn.peer_left(1006, "")
 
     def _store(self, item: Item) -> bool:
@@ -101,8 +105,3 @@ class ReadAhead:
         if self._start is not None:
             self._start.cancel()
             self._start = None
-
-    @property
-    def owed(self) -> bool:
-        """Whether messages wait that arrived before the peer left: they are still worked on."""
-        return self.peer_left and bool(self._items)

@@ -6,7 +6,6 @@ import functools
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from .adoption import Adoption, WebSocketLike
@@ -16,7 +15,7 @@ from .config import WebSocketConfig
 from .connection import Connection
 from .endpoint import Endpoint
 from .engine import Engine
-from .errors import CloseCode, ConfigurationError, Forbidden
+from .errors import CloseCode, ConfigurationError, ConnectionClosed, Forbidden
 from .health import WeightedHealthScorer
 from .messages import (
     AllTenants,
@@ -30,7 +29,7 @@ from .messages import (
     Tenant,
     UserKey,
 )
-from .outbound import Outgoing
+from .outbound import Outgoing, size_of
 from .priority_queue import MessagePriorityQueue
 from .protocols import (
     Authenticator,
@@ -132,12 +131,12 @@ class ConnectionManager:
     def on_connect(self, hook: H) -> H:
         """Call `hook(conn)` when a connection is open, before its first message. Raising
         `Disconnect` in it closes the connection with that code."""
-        self._engine.connect_hooks.append(hook)
+        self._engine.hooks.on_connect.append(hook)
         return hook
 
     def on_disconnect(self, hook: H) -> H:
         """Call `hook(conn)` once a connection is closed and its last handler is done."""
-        self._engine.disconnect_hooks.append(hook)
+        self._engine.hooks.on_disconnect.append(hook)
         return hook
 
     async def dispatch(self, conn: Connection, raw: Frame) -> None:
@@ -151,7 +150,7 @@ class ConnectionManager:
         if message is None:
             rest = pipeline.handle(conn, raw)
         else:
-            work = pipeline.assign(conn, message, len(raw))
+            work = pipeline.assign(conn, message, size_of(raw))
             rest = None if work is None else pipeline.start(conn, work)
         if rest is not None:
             await rest
@@ -228,7 +227,7 @@ class ConnectionManager:
         again with backoff before it is kept. `conflate`: while a peer is congested, only the latest
         message of that key waits. Nothing is kept for an anonymous user, who never comes back.
         """
-        self._engine.require_loop()
+        self._engine.bind()
         if self._engine.gate.is_anonymous(user_id):
             delivery = Delivery.VOLATILE
         return await self._engine.sender.to_user(
@@ -261,12 +260,12 @@ class ConnectionManager:
         there (`Forbidden` if not), and the room is one of its own tenant.
         """
         _require_volatile(delivery)
-        self._engine.require_loop()
+        self._engine.bind()
         if sender is not None:
             tenant = sender.tenant
             if not await self._engine.system.may_publish(sender, room):
                 raise Forbidden("You may not send to this room.")
-        outgoing = Outgoing(message, priority=priority, ttl=ttl, key=conflate)
+        outgoing = self._outgoing(message, priority, ttl, conflate)
         return self._engine.sender.fan_out(
             self._engine.registry.of_room(RoomKey(tenant, room)), outgoing, exclude
         )
@@ -284,8 +283,8 @@ class ConnectionManager:
     ) -> DeliveryReport:
         """Send to every connection of a tenant; ``tenant=ALL`` crosses tenants."""
         _require_volatile(delivery)
-        self._engine.require_loop()
-        outgoing = Outgoing(message, priority=priority, ttl=ttl, key=conflate)
+        self._engine.bind()
+        outgoing = self._outgoing(message, priority, ttl, conflate)
         return self._engine.sender.fan_out(self._engine.registry.of_tenant(tenant), outgoing, exclude)
 
     async def send_to_connection(
@@ -298,18 +297,26 @@ class ConnectionManager:
         conflate: str | None = None,
     ) -> DeliveryReport:
         """Send to one connection; a connection that is not there is reported as offline."""
-        self._engine.require_loop()
+        self._engine.bind()
         conn = self._engine.registry.get(connection_id)
-        outgoing = Outgoing(message, priority=priority, ttl=ttl, key=conflate)
+        outgoing = self._outgoing(message, priority, ttl, conflate)
         if conn is None:
             return DeliveryReport(offline=1, failed=(connection_id,))
         return self._engine.sender.fan_out((conn,), outgoing)
 
+    def _outgoing(
+        self, message: OutboundMessage, priority: MessagePriority | None, ttl: float | None, key: str | None
+    ) -> Outgoing:
+        expires_at = None if ttl is None else self._engine.now() + ttl
+        return Outgoing(message, priority=priority, expires_at=expires_at, key=key)
+
     # --- rooms
 
     async def join_session(self, conn: Connection, room: str) -> bool:
-        """Put a connection into a room of its tenant; False when it was there. The server's own
-        decision: the authorizer is not asked. Raises `InvalidName` and `RoomLimitReached`."""
+        """Put a connection into a room of its tenant; False when it was there. The server's own decision:
+        the authorizer is not asked. Raises `InvalidName`, `RoomLimitReached` and `ConnectionClosed`."""
+        if conn.status is not ConnectionStatus.OPEN:
+            raise ConnectionClosed(f"connection {conn.id} is not open")
         return self._engine.registry.join(conn, room)
 
     async def leave_session(self, conn: Connection, room: str) -> bool:
@@ -340,12 +347,7 @@ class ConnectionManager:
         self._engine.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     @asynccontextmanager

@@ -24,7 +24,8 @@ class StoredMessage(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
     """The encoded message."""
     type: str
-    priority: MessagePriority
+    priority: MessagePriority | None
+    """As it was sent; None leaves it to the connection."""
     expires_at: float
     """Monotonic seconds: it is handed over before this moment or not at all."""
     sequence: int = 0
@@ -152,7 +153,7 @@ class OfflineMessages:
         payload: bytes,
         *,
         type: str,
-        priority: MessagePriority = MessagePriority.MEDIUM,
+        priority: MessagePriority | None = None,
         ttl: float | None = None,
         sequence: int = 0,
         now: float | None = None,
@@ -187,7 +188,8 @@ class OfflineMessages:
         return list(inbox.messages)
 
     def restore(self, key: UserKey, messages: Sequence[StoredMessage], *, now: float | None = None) -> Kept:
-        """Put back what was taken and not handed over: before all that came since, in the same order.
+        """Put back what was taken and not handed over: among what came since, in the order of `sequence`,
+        and before what has the same.
 
         Room is made as by `keep`, so the first of `messages` may be the first to go. Refused, with
         nothing changed, when it would be one user too many.
@@ -198,7 +200,7 @@ class OfflineMessages:
         inbox = self._inbox(key, now)
         if inbox is None:
             return _REFUSED
-        inbox.messages.extendleft(reversed(messages))
+        inbox.messages = deque(sorted((*messages, *inbox.messages), key=_place))
         return self._settle(key, inbox, messages, now)
 
     def purge(self, key: UserKey) -> int:
@@ -256,6 +258,10 @@ class OfflineMessages:
                 self._schedule(key, inbox, last)
             else:
                 self._expired += self.purge(key)
+
+
+def _place(message: StoredMessage) -> int:
+    return message.sequence
 
 
 def _size(messages: Iterable[StoredMessage]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import Any, Final
 
 import msgspec
@@ -10,7 +11,7 @@ from .errors import EncodeError
 from .messages import Delivery, Frame, MessagePriority, OutboundMessage
 from .protocols import Codec
 
-__all__ = ["OWN", "Outgoing", "Prepared", "prepare_event"]
+__all__ = ["OWN", "Outgoing", "Prepared", "prepare_event", "prepare_own", "size_of"]
 
 
 def prepare_event(frame: Frame) -> dict[str, Any]:
@@ -21,8 +22,9 @@ def prepare_event(frame: Frame) -> dict[str, Any]:
 class Prepared(msgspec.Struct, frozen=True, eq=False):
     """One message in one encoding, ready for any number of connections."""
 
-    event: dict[str, Any]
+    event: MutableMapping[str, Any]
     size: int
+    """In bytes."""
     outgoing: Outgoing
 
 
@@ -32,12 +34,12 @@ class Outgoing:
     __slots__ = (
         "_frames",
         "delivery",
+        "expires_at",
         "handed_over",
         "key",
         "message",
         "priority",
         "sequence",
-        "ttl",
         "type",
         "waiting",
     )
@@ -49,15 +51,17 @@ class Outgoing:
         type: str | None = None,
         priority: MessagePriority | None = None,
         delivery: Delivery = Delivery.VOLATILE,
-        ttl: float | None = None,
+        expires_at: float | None = None,
         key: str | None = None,
         sequence: int = 0,
     ) -> None:
         self.message = message
         self.type = _type_of(message) if type is None else type
+        """What it is counted as; nothing when empty."""
         self.priority = priority
         self.delivery = delivery
-        self.ttl = ttl
+        self.expires_at = expires_at
+        """When it is not worth sending any more, on the manager's clock; None leaves that to its queue."""
         self.key = key
         self.sequence = sequence
         """Where a durable message stands among the others of the process."""
@@ -72,9 +76,26 @@ class Outgoing:
         prepared = self._frames.get(codec)
         if prepared is None:
             frame = codec.encode(self.message)
-            prepared = Prepared(prepare_event(frame), len(frame), self)
+            prepared = Prepared(prepare_event(frame), size_of(frame), self)
             self._frames[codec] = prepared
         return prepared
+
+    def taken(self) -> None:
+        """A server took it out of a queue."""
+        self.waiting -= 1
+        self.handed_over = True
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether nobody wants it sent any more."""
+        return False
+
+
+def size_of(frame: Frame) -> int:
+    """Bytes on the wire."""
+    if isinstance(frame, str) and not frame.isascii():
+        return len(frame.encode("utf-8", "surrogatepass"))
+    return len(frame)
 
 
 def _type_of(message: Any) -> str:
@@ -85,6 +106,12 @@ def _type_of(message: Any) -> str:
     return kind
 
 
-OWN: Final = Outgoing({"type": "own"})
+OWN: Final = Outgoing({"type": ""})
 """Stands for all messages of the manager itself to one connection: replies, errors, pongs. They are
 volatile, and nobody asks what became of one."""
+
+
+def prepare_own(message: Any, codec: Codec) -> Prepared:
+    """A message of the manager's own to one connection. Raises `EncodeError`."""
+    frame = codec.encode(message)
+    return Prepared(prepare_event(frame), size_of(frame), OWN)

@@ -32,6 +32,7 @@ from .errors import (
 from .inbound import Item, ReadAhead
 from .logs import log_event
 from .messages import ConnectionStatus, Frame, InboundMessage, SystemType
+from .outbound import size_of
 from .protocols import Clock, MessageValidator, RateLimiter
 from .routing import Route, Router
 from .supervision import is_being_cancelled
@@ -45,16 +46,18 @@ SystemAnswer = Callable[[Connection, InboundMessage], None]
 _OPEN = ConnectionStatus.OPEN
 
 # A frame that begins so is charged to the bucket of system messages before it is decoded. One that
-# only pretends is charged to the user's bucket as well, once its type is known.
-_SYSTEM_HEADS: frozenset[Frame] = frozenset(
-    head
-    for name in ("ping", "pong", "session.join", "session.leave")
-    for head in (
-        f'{{"type":"{name}"'[:13],
-        f'{{"type": "{name}"'[:13],
-        b"\xa4type" + bytes([0xA0 + len(name)]) + name.encode()[:3],
-    )
-)
+# only pretends is charged to the user's bucket as well, once its type is known. Of MessagePack the first
+# byte, the number of fields, is left out.
+_CHEAP = ("ping", "pong", "session.join", "session.leave")
+_TEXTS = tuple(f'{{"type":{space}"{name}"' for name in _CHEAP for space in ("", " "))
+_BINARIES = tuple(b"\xa4type" + bytes([0xA0 + len(name)]) + name.encode() for name in _CHEAP)
+_HEADS: frozenset[Frame] = frozenset(start[:13] for start in _TEXTS) | {start[:9] for start in _BINARIES}
+
+
+def _is_like_system(frame: Frame) -> bool:
+    if isinstance(frame, str):
+        return frame[:13] in _HEADS and frame.startswith(_TEXTS)
+    return frame[1:10] in _HEADS and frame.startswith(_BINARIES, 1)
 
 
 class Work(NamedTuple):
@@ -99,7 +102,7 @@ class Pipeline:
     def admit(self, conn: Connection, frame: Frame) -> Work | None:
         """What there is to do for `frame`; None when it was answered here."""
         message = self.inspect(conn, frame)
-        return None if message is None else self.assign(conn, message, len(frame))
+        return None if message is None else self.assign(conn, message, size_of(frame))
 
     def inspect(self, conn: Connection, frame: Frame) -> InboundMessage | None:
         """The message in `frame`, when it is the application's to see; None when it was answered here,
@@ -119,9 +122,9 @@ class Pipeline:
             if answer is None:
                 return message
             answer(conn, message)
-            self._analytics.record_message(message.type, size=len(frame), now=now)
+            self._analytics.record_message(message.type, size=size_of(frame), now=now)
         except (Exception, asyncio.CancelledError) as error:  # of a replaced part too
-            self.fail(conn, error, message, size=len(frame))
+            self.fail(conn, error, message, size=size_of(frame))
         return None
 
     def inspect_whole(self, conn: Connection, frame: Frame) -> InboundMessage | None:
@@ -134,8 +137,8 @@ class Pipeline:
             beyond = fields_beyond_envelope(frame)
             if beyond:
                 self._validator.validate_message(InboundMessage(message.type, beyond))
-        except Exception as error:
-            self.fail(conn, error, message, size=len(frame))
+        except (Exception, asyncio.CancelledError) as error:
+            self.fail(conn, error, message, size=size_of(frame))
             return None
         return message
 
@@ -154,17 +157,13 @@ class Pipeline:
 
     def _measure(self, frame: Frame) -> None:
         limit = self._config.max_message_size
-        size = len(frame)
-        # A character takes up to four bytes: only texts near the limit are measured exactly.
-        if size * 4 > limit and isinstance(frame, str) and not frame.isascii():
-            size = len(frame.encode("utf-8", "surrogatepass"))
-        if size > limit:
+        # A character takes up to four bytes: only frames near the limit are measured exactly.
+        if len(frame) * 4 > limit and size_of(frame) > limit:
             raise InvalidMessage(f"A message may have {limit} bytes.", code="too_large")
 
     def _charge_frame(self, conn: Connection, frame: Frame, now: float) -> bool:
         """Charge one unit. True: to the bucket of system messages."""
-        head = frame[:13] if isinstance(frame, str) else frame[1:10]
-        if head in _SYSTEM_HEADS:
+        if _is_like_system(frame):
             decision = self._system_limiter.check_rate_limit(conn.key, now=now)
             if not decision:
                 raise _too_many(decision.retry_after_ms)
@@ -205,7 +204,7 @@ class Pipeline:
     def handle(self, conn: Connection, frame: Frame) -> Awaitable[None] | None:
         """The whole way of one frame. None: it is done; else the caller must await the rest of it."""
         message = self.inspect(conn, frame)
-        work = None if message is None else self.assign(conn, message, len(frame))
+        work = None if message is None else self.assign(conn, message, size_of(frame))
         return None if work is None else self.start(conn, work)
 
     def start(self, conn: Connection, work: Work) -> Awaitable[None] | None:
@@ -222,8 +221,8 @@ class Pipeline:
         if not route.direct:
             coroutine = call(route, conn, message, data, self.threads())
             return self._see_through(conn, work, self.watch(conn, coroutine), started)
-        coroutine = route.handler(conn, data) if route.takes_data else route.handler(conn)
         try:
+            coroutine = route.handler(conn, data) if route.takes_data else route.handler(conn)
             waits_for = coroutine.send(None)
         except StopIteration as end:
             self._complete(conn, work, end.value, started)
@@ -374,8 +373,9 @@ def _done_beside(conn: Connection, beside: set[asyncio.Task[Any]], task: asyncio
 
 async def in_time(rest: Awaitable[T], seconds: float | None) -> T:
     """What `rest` gives. Raises `HandlerTimeout`, once that takes too long."""
+    deadline = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds) as deadline:
+        async with deadline:
             return await rest
     except TimeoutError:
         if not deadline.expired():

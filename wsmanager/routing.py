@@ -278,7 +278,10 @@ class Route:
 
 
 class Router:
-    """Finds the handler of a message type: the exact one, else the longest ``prefix.*``, else ``*``."""
+    """Finds the handler of a message type: the exact one, else the longest ``prefix.*``, else ``*``.
+
+    The manager's own types have none.
+    """
 
     def __init__(self, connection_type: type[Any]) -> None:
         """`connection_type` is the annotation that asks for the connection."""
@@ -297,6 +300,8 @@ class Router:
         return self._exact.get(type) or self._find_wildcard(type)
 
     def _find_wildcard(self, type: str) -> Route | None:
+        if type in _SYSTEM_TYPES:  # no client speaks in the manager's name
+            return None
         for prefix, route in self._wildcards:
             if type.startswith(prefix):
                 return route

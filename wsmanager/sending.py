@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -14,6 +15,7 @@ from .analytics import MessageAnalytics
 from .codecs import JSONCodec
 from .config import WebSocketConfig
 from .connection import Connection
+from .errors import EncodeError
 from .logs import log_event
 from .messages import (
     ConnectionStatus,
@@ -24,12 +26,14 @@ from .messages import (
     Pushed,
     UserKey,
 )
-from .offline import OfflineMessages, StoredMessage
+from .offline import Kept, OfflineMessages, StoredMessage
 from .outbound import Outgoing, Prepared
 from .protocols import Clock, Codec
 from .registry import Registry
 
 __all__ = ["Exclude", "Sender"]
+
+T = TypeVar("T")
 
 Exclude = Connection | str | Iterable[Connection | str] | None
 """Connections, or ids of connections, that a send leaves out."""
@@ -38,29 +42,31 @@ Exclude = Connection | str | Iterable[Connection | str] | None
 class Tally:
     """Counts what became of one send."""
 
-    __slots__ = ("counts", "failed", "max_ids")
+    __slots__ = ("dropped", "failed", "max_ids", "offline", "queued", "sent")
 
     def __init__(self, max_ids: int) -> None:
-        self.counts = dict.fromkeys(Pushed, 0)
+        self.sent = self.queued = self.dropped = self.offline = 0
         self.failed: list[str] = []
         self.max_ids = max_ids
 
     def add(self, pushed: Pushed, target: str) -> None:
-        self.counts[pushed] += 1
-        if pushed is not Pushed.QUEUED and len(self.failed) < self.max_ids:
+        """Count one target that the message was not handed to."""
+        if pushed is Pushed.QUEUED:
+            self.queued += 1
+            return
+        if pushed is Pushed.DROPPED:
+            self.dropped += 1
+        else:
+            self.offline += 1
+        if len(self.failed) < self.max_ids:
             self.failed.append(target)
 
-    @property
-    def taken(self) -> bool:
-        return self.counts[Pushed.SENT] + self.counts[Pushed.QUEUED] > 0
-
     def report(self, *, kept: int = 0, attempts: int = 1) -> DeliveryReport:
-        counts = self.counts
         return DeliveryReport(
-            sent=counts[Pushed.SENT],
-            queued=counts[Pushed.QUEUED],
-            dropped=counts[Pushed.DROPPED],
-            offline=counts[Pushed.OFFLINE],
+            sent=self.sent,
+            queued=self.queued,
+            dropped=self.dropped,
+            offline=self.offline,
             kept=kept,
             attempts=attempts,
             failed=tuple(self.failed),
@@ -86,7 +92,9 @@ class Sender:
         self._sequence = itertools.count(1)
         self._appearing: dict[UserKey, list[asyncio.Future[None]]] = {}
         self._appearing_count = 0
-        self._lost: dict[UserKey, list[StoredMessage]] = {}
+        # Users of connections that close and have not sent everything yet.
+        self._leaving: Counter[UserKey] = Counter()
+        self._flushing: set[UserKey] = set()
         self.codecs_in_use: Counter[Codec] = Counter()
         self.drops: Counter[str] = Counter()
         """Messages that did not go out, by reason; the reasons are this package's own."""
@@ -100,39 +108,39 @@ class Sender:
     # --- to many
 
     def fan_out(
-        self, targets: Iterable[Connection], outgoing: Outgoing, exclude: Exclude = None
+        self, targets: Collection[Connection], outgoing: Outgoing, exclude: Exclude = None
     ) -> DeliveryReport:
         """Push one message to each target. Raises `EncodeError` before anything was sent."""
         return self._push_all(targets, outgoing, _ids(exclude)).report()
 
-    def _push_all(self, targets: Iterable[Connection], outgoing: Outgoing, skip: frozenset[str]) -> Tally:
-        self._encode(outgoing)
+    def _push_all(self, targets: Collection[Connection], outgoing: Outgoing, skip: frozenset[str]) -> Tally:
+        frames = self._encode(outgoing, targets)
+        sent = dict.fromkeys(frames, 0)
         tally = Tally(self._config.max_report_ids)
-        sent = size = 0
-        codec: Codec | None = None
-        prepared: Prepared | None = None
         for conn in targets:
             if skip and conn.id in skip:
                 continue
-            if prepared is None or conn.codec is not codec:
-                codec = conn.codec
-                prepared = outgoing.for_codec(codec)
-            pushed = conn.push(prepared)
+            codec = conn.codec
+            prepared = frames.get(codec)
+            # Where there is no frame, this connection is about to be the first open one of its codec.
+            pushed = Pushed.OFFLINE if prepared is None else conn.push(prepared)
             if pushed is Pushed.SENT:
-                sent += 1
-                size += prepared.size
+                sent[codec] += 1
             else:
                 tally.add(pushed, conn.id)
-        tally.counts[Pushed.SENT] = sent
-        if sent:
-            outgoing.handed_over = True
-            self._analytics.record_sent(outgoing.type, sent, size)
+        for codec, count in sent.items():
+            if count:
+                outgoing.handed_over = True
+                tally.sent += count
+                self._analytics.record_sent(outgoing.type, count, frames[codec].size, now=self._clock())
         return tally
 
-    def _encode(self, outgoing: Outgoing) -> None:
-        """Encode for every codec in use, so that a message that cannot be encoded reaches nobody."""
-        for codec in self.codecs_in_use or (self._json,):
-            outgoing.for_codec(codec)
+    def _encode(self, outgoing: Outgoing, targets: Collection[Connection]) -> dict[Codec, Prepared]:
+        """The message for every codec among the targets: one that cannot be encoded reaches nobody."""
+        codecs: Collection[Codec] = self.codecs_in_use
+        if len(codecs) > 1:
+            codecs = {conn.codec for conn in targets}
+        return {codec: outgoing.for_codec(codec) for codec in codecs or (self._json,)}
 
     # --- to a user
 
@@ -148,51 +156,74 @@ class Sender:
         ttl: float | None = None,
         conflate: str | None = None,
     ) -> DeliveryReport:
-        """Send to every connection of a user; what nobody took is tried again, kept, or reported."""
+        """Send to every connection of a user; what nobody took is tried again, kept, or reported.
+
+        Who is cancelled while waiting for the user has sent a durable message nevertheless: it is kept.
+        """
+        durable = delivery is Delivery.DURABLE
+        if ttl is None and durable:
+            ttl = self._config.offline_ttl
         outgoing = Outgoing(
             message,
             priority=priority,
             delivery=delivery,
-            ttl=ttl,
+            expires_at=None if ttl is None else self._clock() + ttl,
             key=conflate,
             sequence=next(self._sequence),
         )
+        if durable:
+            outgoing.for_codec(self._json)  # the form to keep it in: whoever changes the message later
         skip = _ids(exclude)
-        self._encode(outgoing)
-        if wait is not None and not self.is_reachable(key):
-            await self._appearance(key, wait)
-        tally, attempts = self._try_user(key, outgoing, skip), 1
-        if priority is MessagePriority.CRITICAL:
-            pause = self._config.critical_backoff
-            while not tally.taken and not skip and attempts <= self._config.critical_retries:
-                await self._appearance(key, pause)
-                tally, attempts, pause = self._try_user(key, outgoing, skip), attempts + 1, pause * 2
-        if tally.taken or delivery is not Delivery.DURABLE or (skip and self.is_reachable(key)):
+        try:
+            tally, attempts = await self._attempt(key, outgoing, skip, wait)
+        except asyncio.CancelledError:
+            if durable:
+                self._keep(key, outgoing)
+            raise
+        if tally.sent or tally.queued or not durable or (skip and self.is_reachable(key)):
             return tally.report(attempts=attempts)
         kept = self._keep(key, outgoing)
         if not kept:
-            log_event(logging.WARNING, "offline.refused", user=key.user_id, tenant=key.tenant)
             tally.add(Pushed.DROPPED, key.user_id)
         return tally.report(kept=int(kept), attempts=attempts)
 
-    def _try_user(self, key: UserKey, outgoing: Outgoing, skip: frozenset[str]) -> Tally:
+    async def _attempt(
+        self, key: UserKey, outgoing: Outgoing, skip: frozenset[str], wait: float | None
+    ) -> tuple[Tally, int]:
+        """Push, several times if need be: the outcome of the last attempt, and how many there were."""
+        if wait is not None and not self.is_reachable(key):
+            await self._appearance(key, wait)
+        tally, attempts = self._try(key, outgoing, skip), 1
+        if outgoing.priority is MessagePriority.CRITICAL and not skip:
+            pause = self._config.critical_backoff
+            while not (tally.sent or tally.queued) and attempts <= self._config.critical_retries:
+                await self._appearance(key, pause)
+                tally, attempts, pause = self._try(key, outgoing, skip), attempts + 1, pause * 2
+        return tally, attempts
+
+    def _try(self, key: UserKey, outgoing: Outgoing, skip: frozenset[str]) -> Tally:
         targets = self._registry.of_user(key)
-        if targets and self._must_wait_its_turn(key, outgoing):
-            tally = Tally(self._config.max_report_ids)
-            tally.add(Pushed.QUEUED if self._keep(key, outgoing) else Pushed.DROPPED, key.user_id)
-            return tally
+        if not skip and self._must_wait_its_turn(key, outgoing, targets):
+            return Tally(self._config.max_report_ids)
         tally = self._push_all(targets, outgoing, skip)
         if not targets:
             tally.add(Pushed.OFFLINE, key.user_id)
         return tally
 
-    def _must_wait_its_turn(self, key: UserKey, outgoing: Outgoing) -> bool:
-        """Older durable messages still wait for this user: only a critical one may overtake them."""
-        return (
-            outgoing.delivery is Delivery.DURABLE
-            and outgoing.priority is not MessagePriority.CRITICAL
-            and (key in self._lost or self.offline.count(key) > 0)
-        )
+    def _must_wait_its_turn(self, key: UserKey, outgoing: Outgoing, targets: Collection[Connection]) -> bool:
+        """Whether a durable message is better kept for now, although the user is there: older ones wait
+        still, or it would push one of them out. Only a critical message may overtake."""
+        if outgoing.delivery is not Delivery.DURABLE or outgoing.priority is MessagePriority.CRITICAL:
+            return False
+        if self.offline.count(key) or key in self._leaving:
+            return True
+        is_full = False
+        for conn in targets:
+            if conn.status is ConnectionStatus.OPEN:
+                if conn.has_room_for(outgoing.for_codec(conn.codec).size):
+                    return False
+                is_full = True
+        return is_full
 
     def is_reachable(self, key: UserKey) -> bool:
         """Whether the user has an open connection."""
@@ -226,80 +257,133 @@ class Sender:
 
     def appeared(self, conn: Connection) -> None:
         """Give a fresh `conn` what waits for its user, before anything new."""
-        self.flush(conn)
+        self.flush(conn.key)
         for waiter in self._appearing.get(conn.key, ()):
             if not waiter.done():
                 waiter.set_result(None)
 
     def disappeared(self, conn: Connection) -> None:
-        """`conn` was open and is not any more."""
-        self.codecs_in_use[conn.codec] -= 1
-        if not self.codecs_in_use[conn.codec]:
-            del self.codecs_in_use[conn.codec]
+        """`conn` was open and is not any more; when it is congested, `drained` is called later."""
+        _count_down(self.codecs_in_use, conn.codec)
+        if conn.congested:
+            self._leaving[conn.key] += 1
 
     # --- kept for later
 
-    def flush(self, conn: Connection) -> None:
-        """Hand over what waits for the user, oldest first, as far as the peer keeps up."""
-        if conn.status is not ConnectionStatus.OPEN or not self.offline.count(conn.key):
-            return
-        waiting = self.offline.take(conn.key, now=self._clock())
-        for place, stored in enumerate(waiting):
-            room = conn.waiting * 2 < self._config.queue_max_messages
-            if not room or conn.push(self._revived(stored, conn.codec)) in (Pushed.OFFLINE, Pushed.DROPPED):
-                self.offline.restore(conn.key, waiting[place:], now=self._clock())
-                return
+    def _keep(self, key: UserKey, outgoing: Outgoing) -> bool:
+        now = self._clock()
+        kept = self.offline.keep(key, self._stored(outgoing, now), now=now)
+        self._count(key, kept, 1)
+        return bool(kept)
+
+    def _put_back(self, key: UserKey, messages: Sequence[StoredMessage]) -> None:
+        self._count(key, self.offline.restore(key, messages, now=self._clock()), len(messages))
+
+    def _count(self, key: UserKey, kept: Kept, messages: int) -> None:
+        if kept:
+            self.drops["offline_evicted"] += len(kept.evicted)
+        else:
+            self.drops["offline_refused"] += messages
+            log_event(logging.WARNING, "offline.refused", user=key.user_id, tenant=key.tenant)
+
+    def _stored(self, outgoing: Outgoing, now: float) -> StoredMessage:
+        frame: str = outgoing.for_codec(self._json).event["text"]
+        return self.offline.stamp(
+            frame.encode(),
+            type=outgoing.type,
+            priority=outgoing.priority,
+            ttl=None if outgoing.expires_at is None else outgoing.expires_at - now,
+            sequence=outgoing.sequence,
+            now=now,
+        )
+
+    def flush(self, key: UserKey) -> None:
+        """Hand over what waits for a user, oldest first, as far as the readiest connection keeps up."""
+        if key in self._flushing:
+            return  # a queue of the application's own may give up one message for the next
+        self._flushing.add(key)
+        try:
+            while self.offline.count(key) and (conn := self._readiest(key)) is not None:
+                waiting = self.offline.take(key, now=self._clock())
+                self._put_back(key, waiting[self._hand_over(conn, waiting) :])
+                if conn.status is ConnectionStatus.OPEN:
+                    return  # and has all that it can take
+        finally:
+            self._flushing.discard(key)
+
+    def _readiest(self, key: UserKey) -> Connection | None:
+        """The open connection of a user for which the fewest messages wait; None when none has room."""
+        reachable = [conn for conn in self._registry.of_user(key) if conn.status is ConnectionStatus.OPEN]
+        readiest = min(reachable, key=lambda conn: conn.waiting, default=None)
+        return None if readiest is None or readiest.half_full else readiest
+
+    def _hand_over(self, conn: Connection, messages: Sequence[StoredMessage]) -> int:
+        """Push until one cannot be taken; how many need not be kept any more."""
+        for place, stored in enumerate(messages):
+            try:
+                prepared = self._revived(stored, conn.codec)
+            except EncodeError as error:  # a codec of the application's has no words for it
+                self.drops["unencodable"] += 1
+                log_event(logging.ERROR, "offline.unencodable", error=error, type=stored.type)
+                continue
+            if conn.half_full or not conn.has_room_for(prepared.size):
+                return place
+            pushed = conn.push(prepared)
+            if pushed not in (Pushed.SENT, Pushed.QUEUED):
+                return place
+            if pushed is Pushed.SENT:
+                self._analytics.record_sent(stored.type, 1, prepared.size, now=self._clock())
+        return len(messages)
 
     def _revived(self, stored: StoredMessage, codec: Codec) -> Prepared:
+        """A kept message as `codec` writes it. Raises `EncodeError`."""
         kept_as_is = codec is self._json
         return Outgoing(
             msgspec.Raw(stored.payload) if kept_as_is else msgspec.json.decode(stored.payload),
             type=stored.type,
             priority=stored.priority,
             delivery=Delivery.DURABLE,
-            ttl=max(stored.expires_at - self._clock(), 0.001),
+            expires_at=stored.expires_at,
             sequence=stored.sequence,
         ).for_codec(codec)
 
-    def _keep(self, key: UserKey, outgoing: Outgoing) -> bool:
+    def given_up(self, conn: Connection, messages: Iterable[Outgoing], reason: str) -> None:
+        """Messages that had been queued for `conn` will not go out on it. What is durable and was handed
+        to nobody goes back."""
         now = self._clock()
-        kept = self.offline.keep(key, self._stored(outgoing, now), now=now)
-        self.drops["offline_evicted"] += len(kept.evicted)
-        if not kept:
-            self.drops["offline_refused"] += 1
-        return bool(kept)
-
-    def _stored(self, outgoing: Outgoing, now: float) -> StoredMessage:
-        priority = MessagePriority.MEDIUM if outgoing.priority is None else outgoing.priority
-        return self.offline.stamp(
-            self._json.encode(outgoing.message).encode(),
-            type=outgoing.type,
-            priority=priority,
-            ttl=outgoing.ttl,
-            sequence=outgoing.sequence,
-            now=now,
-        )
-
-    def given_up(self, conn: Connection, outgoing: Outgoing, reason: str) -> None:
-        """A message that had been queued for `conn` will not go out on it."""
-        self.drops[reason] += 1
-        if outgoing.delivery is not Delivery.DURABLE or reason in ("expired", "conflated"):
-            return
-        if not outgoing.handed_over and not outgoing.waiting:
-            self._lost.setdefault(conn.key, []).append(self._stored(outgoing, self._clock()))
+        lost: list[StoredMessage] = []
+        for outgoing in messages:
+            if _is_lost(outgoing, reason, now):
+                lost.append(self._stored(outgoing, now))
+            else:
+                self.drops[reason] += 1
+        if lost:
+            lost.sort(key=lambda stored: stored.sequence)
+            self._put_back(conn.key, lost)
+            self.flush(conn.key)
 
     def drained(self, conn: Connection) -> None:
-        """Nothing waits for `conn` any more: put back what it lost, and go on with what waits."""
-        lost = self._lost.pop(conn.key, None)
-        if lost is not None:
-            now = self._clock()
-            lost += self.offline.take(conn.key, now=now)
-            lost.sort(key=lambda stored: stored.sequence)
-            kept = self.offline.restore(conn.key, lost, now=now)
-            self.drops["offline_evicted"] += len(kept.evicted)
-            if not kept:
-                self.drops["offline_refused"] += len(lost)
-        self.flush(conn)
+        """Nothing waits for `conn` any more: go on with what is kept for its user."""
+        if conn.status is not ConnectionStatus.OPEN:
+            _count_down(self._leaving, conn.key)
+        self.flush(conn.key)
+
+
+def _is_lost(outgoing: Outgoing, reason: str, now: float) -> bool:
+    """Whether a message that was given up has a right to be kept."""
+    return (
+        outgoing.delivery is Delivery.DURABLE
+        and reason not in ("expired", "conflated")
+        and not outgoing.handed_over
+        and not outgoing.waiting
+        and (outgoing.expires_at is None or outgoing.expires_at > now)
+    )
+
+
+def _count_down(counter: Counter[T], key: T) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
 
 def _ids(exclude: Exclude) -> frozenset[str]:

@@ -96,8 +96,8 @@ class Supervisor:
             await asyncio.wait(others)
 
     async def stop(self) -> None:
-        """Cancel everything and wait for its end."""
-        tasks = [task for task in (*self._tasks.values(), *self._errands) if not task.done()]
+        """Cancel everything, but for the task that calls this, and wait for its end."""
+        tasks = {*self._tasks.values(), *self._errands} - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

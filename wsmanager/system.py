@@ -59,9 +59,7 @@ class SystemMessages:
         del message
         asked, conn.pinged_at = conn.pinged_at, None
         if asked is not None:  # unasked and repeated pongs measure nothing
-            conn.watched = True
-            now = self._clock()
-            conn.health.record_latency((now - asked) * 1000.0)
+            conn.health.record_latency((self._clock() - asked) * 1000.0)
 
     def _join(self, conn: Connection, message: InboundMessage) -> None:
         room = self._room_of(message)

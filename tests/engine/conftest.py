@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -68,6 +69,11 @@ async def refusal(peer: Peer, type: str, data: Any = None) -> str:
     assert answer["type"] == "error", answer
     code: str = answer["data"]["code"]
     return code
+
+
+def errors_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The events that the package logged as errors."""
+    return [getattr(record, "event", "") for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @contextmanager

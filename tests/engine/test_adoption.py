@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import gc
 import json
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -1000,3 +1002,49 @@ async def test_a_send_to_a_closed_socket_is_told_as_starlette_tells_it(
         await peer.wait_closed(1)
         await asyncio.sleep(0.1)
     assert raised == [1006]
+
+
+class ForeignSocket:
+    """A socket of a framework that is shaped like Starlette's."""
+
+    class State(enum.Enum):
+        CONNECTING = 0
+        CONNECTED = 1
+
+    def __init__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scope = scope
+        self.client_state = self.application_state = self.State.CONNECTING
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> Any:
+        self.client_state = self.State.CONNECTED
+        return await self._receive()
+
+    async def accept(self, subprotocol: str | None = None) -> None:
+        self.application_state = self.State.CONNECTED
+        await self._send({"type": "websocket.accept", "subprotocol": subprotocol})
+
+
+async def test_a_socket_of_the_same_shape_needs_no_starlette(
+    make_manager: MakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "starlette.exceptions")
+    manager, errors = make_manager(auth=jwt_auth()), list[BaseException]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        socket = ForeignSocket(scope, receive, send)
+        async with manager.connect(socket) as conn:
+            await manager.dispatch(conn, (await socket.receive())["text"])
+            raise LookupError
+
+    with pytest.raises(HandshakeRefused):
+        async with connect(watched(app, errors)):
+            pass
+    assert [type(error) for error in errors] == [AuthenticationError]
+    async with connect(app, query=f"token={sign()}") as peer:
+        await peer.send_json({"type": "x"})
+        assert (await peer.receive_json())["data"]["code"] == "unknown_type"
+        assert (await peer.wait_closed(1))[0] == 4004
+        await asyncio.sleep(0.1)
+        assert isinstance(peer.app_error, LookupError)

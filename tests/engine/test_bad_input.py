@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsmanager import Connection, ConnectionManager, WebSocketConfig
+from wsmanager import Connection, ConnectionManager, InboundMessage, WebSocketConfig
 from wsmanager.protocols import Principal
 from wsmanager.testing import Peer, connect
 
@@ -237,6 +237,20 @@ async def test_the_last_of_equal_keys_counts(make_manager: MakeManager) -> None:
         assert await two.answer(frame) == {"type": "reply", "re": 2, "data": 2}
 
 
+@pytest.mark.parametrize("type", ["welcome", "reply", "error", "disconnect", "ack", "auth"])
+async def test_no_client_speaks_in_the_managers_name_to_a_handler_that_takes_everything(
+    make_manager: MakeManager, type: str
+) -> None:
+    manager = small_shop(make_manager)
+
+    @manager.on("*")
+    async def relay(conn: Connection, message: InboundMessage) -> None:
+        await manager.broadcast({"type": message.type, "data": message.data})
+
+    async with connect(manager.endpoint) as peer, connect(manager.endpoint, query="user=bob") as other:
+        assert await Two(peer, other).refusal(json.dumps({"type": type})) == "unknown_type"
+
+
 # --- MessagePack
 
 
@@ -387,7 +401,10 @@ SHAPES = st.one_of(
 async def test_f07_no_frame_whatsoever_ends_the_connection(
     frames: list[str | bytes], negotiated: tuple[str, ...]
 ) -> None:
-    manager = small_shop(ConnectionManager, WebSocketConfig(rate_limit_max=100_000, max_errors=1_000))
+    def make(config: WebSocketConfig | None = None, **parts: Any) -> ConnectionManager:
+        return ConnectionManager(config, **parts)
+
+    manager = small_shop(make, WebSocketConfig(rate_limit_max=100_000, max_errors=1_000))
     async with (
         connect(manager.endpoint, subprotocols=negotiated) as peer,
         connect(manager.endpoint, query="user=bob") as other,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from typing import Any
 
@@ -21,7 +20,7 @@ from wsmanager import (
 )
 from wsmanager.testing import connect
 
-from .conftest import ByQuery, MakeManager, ask, refusal
+from .conftest import ByQuery, MakeManager, ask, errors_logged, refusal
 
 pytestmark = pytest.mark.anyio
 
@@ -56,9 +55,7 @@ async def test_f47_a_handler_that_raises_leaves_the_connection_open(
             },
         }
         assert (await ask(peer, "good"))["data"] == "fine"
-    assert [record.event for record in caplog.records if record.levelno == logging.ERROR] == [
-        "handler.failed"
-    ]
+    assert errors_logged(caplog) == ["handler.failed"]
 
 
 async def test_f47_a_handler_whose_awaited_task_is_cancelled_leaves_the_connection_open(
@@ -157,7 +154,7 @@ async def test_sending_on_a_connection_that_just_closed_is_no_bug(
 
     async with connect(manager.endpoint) as peer:
         await peer.send_json({"type": "late", "id": 1})
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert errors_logged(caplog) == []
 
 
 async def test_a_handler_may_close_its_own_connection(make_manager: MakeManager) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from wsmanager import Connection, Disconnect, Refused, WebSocketConfig
 from wsmanager.testing import connect
 
-from .conftest import ByQuery, MakeManager
+from .conftest import ByQuery, MakeManager, errors_logged
 
 pytestmark = pytest.mark.anyio
 
@@ -175,12 +174,12 @@ async def test_f47_a_farewell_that_raises_stops_neither_the_next_nor_the_server(
     async with connect(manager.endpoint):
         pass
     assert diary == ["gone"]
-    errors: list[Any] = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert [record.event for record in errors] == ["on_disconnect.failed"]
+    assert errors_logged(caplog) == ["on_disconnect.failed"]
 
 
 async def test_the_farewell_waits_for_the_last_handler_beside(make_manager: MakeManager) -> None:
-    manager, diary = make_manager(), []
+    manager = make_manager()
+    diary: list[Any] = []
 
     @manager.on("beside", concurrent=True)
     async def beside(conn: Connection, data: int) -> None:

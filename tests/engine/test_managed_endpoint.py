@@ -195,7 +195,8 @@ async def say_and_leave(peer: Peer, *messages: Any) -> None:
 async def test_f48_what_came_before_the_peer_left_is_worked_on_though_answers_find_it_gone(
     make_manager: MakeManager, server: Server, pause: int
 ) -> None:
-    manager, diary = make_manager(), []
+    manager = make_manager()
+    diary: list[Any] = []
 
     @manager.on("save")
     async def save(conn: Connection, data: int) -> str:

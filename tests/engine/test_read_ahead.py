@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from wsmanager import Connection, ConnectionManager, WebSocketConfig
+from wsmanager import Connection, ConnectionManager, Delivery, WebSocketConfig
 from wsmanager.testing import GRANIAN, HYPERCORN, UVICORN, Peer, Server, connect
 
 from .conftest import ByQuery, MakeManager
@@ -92,7 +92,7 @@ async def test_f47_a_slow_handler_never_delays_the_disconnect(
         await asyncio.sleep(0.1)
         assert set(shop.manager.get_analytics().indexes.values()) == {0}
         assert str(shop.conn and shop.conn.status) == "closed"
-        report = await shop.manager.send_personal_message("alice", {"type": "x"}, delivery="volatile")
+        report = await shop.manager.send_personal_message("alice", {"type": "x"}, delivery=Delivery.VOLATILE)
         assert not report.delivered
         assert shop.done == []
         await asyncio.sleep(20)
@@ -233,6 +233,7 @@ async def test_what_arrives_while_a_close_flushes_is_not_handled(
         peer.stall()
         if busy:
             await begin(peer, 2)
+            await note(peer, "waiting")
         assert shop.conn is not None
         for _ in range(3):
             await shop.conn.send({"type": "big", "data": "x" * 200})
@@ -283,26 +284,30 @@ async def test_too_many_messages_read_ahead_close_4014(make_manager: MakeManager
         assert shop.done == ["worked 20", "gone"]
 
 
-async def test_too_many_bytes_read_ahead_close_4014(make_manager: MakeManager) -> None:
+@pytest.mark.parametrize("text", ["x" * 400, "ü" * 200, "🙂" * 100])
+async def test_too_many_bytes_read_ahead_close_4014(make_manager: MakeManager, text: str) -> None:
     shop = Workshop(make_manager, WebSocketConfig(inbound_max_bytes=1_000))
     async with connect(shop.manager.endpoint) as peer:
         await begin(peer, 20)
-        await note(peer, *["x" * 400] * 2)
+        frame = f'{{"type":"note","data":"{text}"}}'
+        await peer.send_text(frame)
+        await peer.send_text(frame)
         await asyncio.sleep(1)
         assert not peer.closed
-        await note(peer, "x" * 400)
+        await peer.send_text(frame)
         assert await peer.wait_closed(timeout=1) == (4014, "inbox overflow")
 
 
 async def test_only_what_waits_now_counts(make_manager: MakeManager) -> None:
     shop = Workshop(make_manager, WebSocketConfig(inbound_max_messages=5, inbound_max_bytes=400))
     async with connect(shop.manager.endpoint) as peer:
+        await begin(peer, 1)
         for _ in range(10):
+            await note(peer, *"ab")
             await begin(peer, 1)
-            await note(peer, *"abcde")
             await asyncio.sleep(1)
         assert not peer.closed
-        assert "".join(one for one in shop.done if len(one) == 1) == "abcde" * 10
+        assert "".join(one for one in shop.done if len(one) == 1) == "ab" * 10
 
 
 async def test_f12_pings_and_errors_do_not_wait_and_so_do_not_overflow(make_manager: MakeManager) -> None:
@@ -347,7 +352,7 @@ async def test_a_peer_too_far_ahead_that_does_not_read_is_let_go(make_manager: M
 
 
 async def test_a_server_that_fails_while_it_is_read_ahead_ends_the_connection(
-    make_manager: MakeManager,
+    make_manager: MakeManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     shop = Workshop(make_manager)
 
@@ -369,3 +374,4 @@ async def test_a_server_that_fails_while_it_is_read_ahead_ends_the_connection(
         await asyncio.sleep(6)
         assert shop.done == ["worked 5", 1, "gone"]
         assert shop.manager.get_analytics().closed == {1006: 1}
+        assert "receive.failed" in caplog.text

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable
 from typing import Any
 
+import msgspec
 import pytest
 
-from wsmanager import Connection, ConnectionManager, WebSocketConfig
+from wsmanager import Connection, ConnectionManager, InboundMessage, WebSocketConfig
 from wsmanager.protocols import Principal
 from wsmanager.testing import Peer, connect
 
-from .conftest import ByQuery, MakeManager, ask, no_errands
+from .conftest import ByQuery, MakeManager, ask, errors_logged, no_errands
 
 pytestmark = pytest.mark.anyio
 
@@ -52,6 +52,15 @@ async def test_an_unasked_pong_is_taken_in_silence_and_measures_nothing(make_man
         (health,) = manager.get_connection_health("alice").connections
         assert health.latency_ms is None
         assert peer.frames == []
+
+
+async def test_who_has_pinged_once_is_missed_when_it_falls_silent(make_manager: MakeManager) -> None:
+    manager = make_manager()
+    async with connect(manager.endpoint) as listener, connect(manager.endpoint) as peer:
+        await ask(peer, "ping")
+        assert (await peer.wait_closed(timeout=45))[0] == 4012
+        await asyncio.sleep(600)
+        assert not listener.closed
 
 
 async def test_the_answer_to_a_ping_measures_the_round_trip_once(make_manager: MakeManager) -> None:
@@ -110,6 +119,27 @@ async def test_a_message_that_only_begins_like_a_ping_is_charged_to_the_user(
             await peer.send_text(disguised)
         (refusal,) = [frame for frame in peer.frames if '"rate_limited"' in str(frame)]
         assert refusal == peer.frames[-1]
+
+
+@pytest.mark.parametrize("subprotocol", ["wsmanager.v1.json", "wsmanager.v1.msgpack"])
+async def test_types_of_the_application_that_resemble_the_managers_are_not_limited_with_them(
+    make_manager: MakeManager, subprotocol: str
+) -> None:
+    manager = make_manager(WebSocketConfig(rate_limit_max=50, system_rate_limit_max=3))
+    handled: list[str] = []
+
+    @manager.on("*")
+    async def whatever(conn: Connection, message: InboundMessage) -> None:
+        handled.append(message.type)
+
+    types = ["session.chat", "session.joint", "sessions", "pings"] * 10
+    async with connect(manager.endpoint, subprotocols=[subprotocol]) as peer:
+        for type in types:
+            if subprotocol.endswith("json"):
+                await peer.send_text(f'{{"type":"{type}"}}')
+            else:
+                await peer.send_bytes(msgspec.msgpack.encode({"type": type}))
+        assert handled == types
 
 
 # --- rooms
@@ -248,7 +278,9 @@ async def test_a_pending_join_neither_delays_handlers_nor_is_delayed_by_them(
         assert (await peer.receive_json(timeout=5.1))["re"] == "slow"
 
 
-async def test_f51_a_connection_that_closes_while_it_joins_is_in_no_room(make_manager: MakeManager) -> None:
+async def test_f51_a_connection_that_closes_while_it_joins_is_in_no_room(
+    make_manager: MakeManager, caplog: pytest.LogCaptureFixture
+) -> None:
     manager = make_manager(auth=ByQuery(), authorizer=Doorman(5))
     async with connect(manager.endpoint) as peer:
         for number in range(3):
@@ -258,6 +290,7 @@ async def test_f51_a_connection_that_closes_while_it_joins_is_in_no_room(make_ma
     await asyncio.sleep(20)
     figures = manager.get_analytics()
     assert (set(figures.indexes.values()), figures.errands) == ({0}, 0)
+    assert errors_logged(caplog) == []
 
 
 async def test_f47_an_authorizer_that_hangs_is_given_up(make_manager: MakeManager) -> None:
@@ -281,13 +314,16 @@ async def test_where_no_task_can_be_had_a_late_authorizer_allows_nothing(make_ma
             assert await join(peer, "alice-1", "leave") == "left"
 
 
-async def test_f47_a_pending_join_is_cancelled_at_shutdown(make_manager: MakeManager) -> None:
+async def test_f47_a_pending_join_is_cancelled_at_shutdown(
+    make_manager: MakeManager, caplog: pytest.LogCaptureFixture
+) -> None:
     config = WebSocketConfig(drain_timeout=2)
     manager = make_manager(config, auth=ByQuery(), authorizer=Doorman(10))
     async with connect(manager.endpoint) as peer:
         await peer.send_json({"type": "session.join", "data": {"room": "alice-1"}})
         await manager.aclose()
         assert manager.get_analytics().errands == 0
+    assert errors_logged(caplog) == []
 
 
 class Broken:
@@ -319,7 +355,7 @@ async def test_f47_an_authorizer_that_raises_allows_nothing_and_tells_nothing(
         assert "secret" not in str(answer)
         assert (await ask(peer, "ping"))["type"] == "pong"
         assert rooms_of(manager) == []
-    assert [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert errors_logged(caplog)
 
 
 @pytest.mark.parametrize("pause", [None, 1])

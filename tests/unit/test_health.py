@@ -243,6 +243,16 @@ class TestMonitor:
         assert monitor.get_status(now=0.0) is HealthStatus.HEALTHY
 
 
+    def test_a_look_between_two_checks_is_remembered_but_is_no_check(self) -> None:
+        monitor = ConnectionHealthMonitor(now=0.0)
+        for _ in range(10):
+            monitor.record_error()
+        for _ in range(5):
+            assert monitor.reassess(now=100.0) is monitor.status is HealthStatus.UNHEALTHY
+        assert not monitor.should_terminate()
+        assert monitor.sample(100.0).error_rate == 1.0
+
+
 class TestTermination:
     def dying(self) -> ConnectionHealthMonitor:
         """One that is UNHEALTHY whenever a minute has passed since its last frame."""

@@ -84,7 +84,7 @@ def test_a_stamped_message_lives_as_long_as_configured() -> None:
 
 def test_a_message_may_have_a_time_to_live_of_its_own() -> None:
     message = OfflineMessages(ttl=10.0).stamp(b"", type="note", ttl=60.0, now=5.0)
-    assert (message.expires_at, message.priority) == (65.0, MessagePriority.MEDIUM)
+    assert (message.expires_at, message.priority) == (65.0, None)
 
 
 def test_expired_messages_are_not_handed_over_but_counted() -> None:

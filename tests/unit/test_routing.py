@@ -762,6 +762,7 @@ def test_a_type_has_one_handler(type: str) -> None:
 @pytest.mark.parametrize("type", list(SystemType))
 def test_what_the_manager_answers_cannot_be_taken_over(type: str) -> None:
     assert "answered by the manager" in refused(typed, type)
+    assert _router("*", "session.*").find(type) is None
 
 
 @pytest.mark.parametrize("type", ["", "x" * 256, "a\nb", "a\x7f", "a\x9f", "a\ud800"])
