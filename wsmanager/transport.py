@@ -7,16 +7,19 @@ step is made depends on what ``send`` is:
 * A server's own coroutine function, bare or inside the wrappers that frameworks put around it, is known
   to bind nothing to the running task. It is stepped by hand: no task is made.
 * Any other may hold a timeout or a cancel scope, which would bind itself to the wrong task when stepped
-  by hand. From Python 3.12 on it is started as an eager task; before, it is left to a task of its own.
+  by hand. From Python 3.12 on it is started as an eager task. Before, it is stepped where its code shows
+  that it binds nothing, and else left to a task of its own.
 * What is no coroutine function may start at the call (granian): its result is awaited later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dis
 import functools
 import inspect
 import sys
+import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
 from typing import Any, TypeAlias
 
@@ -41,6 +44,23 @@ Send: TypeAlias = Callable[[Event], Awaitable[None]]
 
 # Code whose `send` is known to suspend on plain futures only.
 _KNOWN = ("uvicorn.", "hypercorn.", "daphne.", "starlette.", "fastapi.", "wsmanager.")
+
+# Names whose use inside a coroutine binds something to the task that runs it, or starts another.
+_BINDS_TO_TASK = frozenset(
+    {
+        "CancelScope",
+        "TaskGroup",
+        "create_task",
+        "create_task_group",
+        "current_task",
+        "ensure_future",
+        "fail_after",
+        "move_on_after",
+        "timeout",
+        "timeout_at",
+        "wait_for",
+    }
+)
 
 
 def frame_of(event: Event) -> Frame:
@@ -128,12 +148,18 @@ class DeferredTransport(Transport):
 
 
 _STEPPED = Transport()
-_UNKNOWN = EagerTransport() if sys.version_info >= (3, 12) else DeferredTransport()
+_EAGER = EagerTransport()
+_DEFERRED = DeferredTransport()
+_EAGER_TASKS = sys.version_info >= (3, 12)
 
 
 def transport_for(send: Send) -> Transport:
     """The transport that is right for this `send`."""
-    return _STEPPED if _is_known(send) else _UNKNOWN
+    if _is_known(send):
+        return _STEPPED
+    if _EAGER_TASKS:
+        return _EAGER
+    return _STEPPED if _binds_nothing(send, set()) else _DEFERRED
 
 
 def _is_known(send: Any) -> bool:
@@ -162,3 +188,36 @@ def _content(cell: Any) -> Any:
         return cell.cell_contents
     except ValueError:  # not assigned yet
         return None
+
+
+def _binds_nothing(send: Any, seen: set[Any]) -> bool:
+    """Whether `send` is a coroutine function that, with all that it is seen to call, uses no ``with`` and
+    no name that binds to a task."""
+    function = _function(send)
+    if not inspect.iscoroutinefunction(function):
+        return False
+    if function in seen:
+        return True
+    seen.add(function)
+    code = function.__code__
+    if _uses_with(code) or not _BINDS_TO_TASK.isdisjoint(code.co_names):
+        return False
+    return all(_binds_nothing(inner, seen) for inner in _called_by(send, function))
+
+
+@functools.lru_cache(maxsize=256)
+def _uses_with(code: types.CodeType) -> bool:
+    return any(step.opname in {"BEFORE_WITH", "BEFORE_ASYNC_WITH"} for step in dis.get_instructions(code))
+
+
+def _called_by(send: Any, function: Any) -> list[Any]:
+    """The coroutine functions among what `function` names: in its closure, its module, its own object,
+    and as their attributes."""
+    names = function.__code__.co_names
+    owners = [
+        getattr(send, "__self__", None),
+        *map(_content, function.__closure__ or ()),
+        *(function.__globals__.get(name) for name in names),
+    ]
+    attributes = (inspect.getattr_static(owner, name, None) for owner in owners for name in names)
+    return [each for each in (*owners, *attributes) if inspect.iscoroutinefunction(_function(each))]

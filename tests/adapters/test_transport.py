@@ -53,6 +53,20 @@ async def write_and_finish(send: Send, event: Any) -> None:
         await rest
 
 
+async def test_a_send_that_binds_nothing_takes_a_frame_at_once() -> None:
+    taken: list[Any] = []
+
+    async def send(event: Any) -> None:
+        taken.append(event)
+
+    async def logged(event: Any) -> None:
+        await send(event)
+
+    for each in (send, logged, functools.partial(logged)):
+        assert transport_for(each).write(each, event("a")) is None
+    assert len(taken) == 3
+
+
 # --- ways in which applications wrap a send
 
 
