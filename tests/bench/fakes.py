@@ -30,7 +30,8 @@ def make_manager(sockets: int, **settings: Any) -> ConnectionManager:
         max_connections=sockets + 1,
         max_connections_per_ip=sockets + 1,
         max_connections_per_tenant=sockets + 1,
-        handshake_exempt=("10.0.0.0/8",),
+        handshake_rate=1e9,
+        handshake_burst=1_000_000_000,
         rate_limit_max=1_000_000,
         **settings,
     )

@@ -359,6 +359,7 @@ class TestFirstMessage:
             await peer.close()
             await asyncio.sleep(0.1)
             assert peer.app_error is None
+            assert manager.get_analytics().refused == {"left": 1}
             assert set(manager.get_analytics().indexes.values()) == {0}
 
     async def test_what_follows_the_token_is_a_message_like_any_other(
@@ -904,20 +905,22 @@ class TestNoGhosts:
             await asyncio.sleep(5)
             assert_empty(manager)
 
-    @pytest.mark.parametrize("raises", [True, False])
+    @pytest.mark.parametrize("sends", [0, 1, 2, 100])
     @pytest.mark.parametrize("offers", [[], [JSON]])
     @pytest.mark.parametrize("auth", [Slow(), Broken(AuthenticationError("no"))], ids=["good", "bad"])
     async def test_a_client_that_is_gone_before_the_answer_is_no_error(
-        self, make_manager: MakeManager, raises: bool, offers: list[str], auth: Any
+        self, make_manager: MakeManager, sends: int, offers: list[str], auth: Any
     ) -> None:
         manager, socket = make_manager(auth=auth), FakeSocket(websocket_scope(subprotocols=offers))
 
         async def send(event: Any) -> None:
-            if raises:
+            await socket.send(event)
+            if socket.sent > sends:
                 raise ConnectionResetError("the client is gone")
 
         socket.disconnect(1006)
         await manager.endpoint(socket.scope, socket.receive, send)
+        assert not manager._engine.sender.codecs_in_use
 
     async def test_a_client_that_does_not_read_its_refusal_is_not_waited_for(
         self, make_manager: MakeManager
