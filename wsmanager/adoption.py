@@ -210,9 +210,10 @@ def _close_for(error: Exception | None) -> tuple[int, str]:
     answer = to_client(error)
     if isinstance(answer, Disconnect):
         return answer.code, answer.reason
-    exceptions: Any = sys.modules.get("starlette.exceptions")
-    if exceptions is not None and isinstance(error, exceptions.WebSocketException):
-        return error.code, error.reason
+    thrown: Any = error
+    exceptions = sys.modules.get("starlette.exceptions")
+    if exceptions is not None and isinstance(thrown, exceptions.WebSocketException):
+        return thrown.code, thrown.reason
     return CloseCode.SERVER_ERROR, "server error"
 
 

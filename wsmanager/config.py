@@ -24,9 +24,11 @@ class _Validated(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def __post_init__(self) -> None:
         try:
-            msgspec.convert(self, _shape_of(type(self)), from_attributes=True)
+            valid = msgspec.convert(self, _shape_of(type(self)), from_attributes=True)
         except msgspec.ValidationError as error:
             raise ConfigurationError(_explain(str(error))) from None
+        for name in self.__struct_fields__:  # a list became a tuple, a dict a Tier, 60 became 60.0
+            msgspec.structs.force_setattr(self, name, getattr(valid, name))
 
 
 class Tier(_Validated, frozen=True, kw_only=True):
@@ -103,7 +105,9 @@ class WebSocketConfig(_Validated, frozen=True, kw_only=True):
     allowed_origins: Annotated[
         tuple[str, ...], Meta(description="Origins that may connect; empty means the same host, * means any.")
     ] = ()
-    auth_timeout: Annotated[float, Meta(description="Time to send the first-message token.", gt=0)] = 10.0
+    auth_timeout: Annotated[
+        float, Meta(description="Time for an authenticator, and for a first-message token.", gt=0)
+    ] = 10.0
 
     # Life signs and health
     heartbeat_interval: Annotated[float, Meta(description="Time between pings.", gt=0)] = 30.0

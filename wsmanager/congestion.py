@@ -51,6 +51,7 @@ class Congestion:
     """
 
     __slots__ = (
+        "_begun",
         "_bytes",
         "_conn",
         "_in_hand",
@@ -72,6 +73,7 @@ class Congestion:
         """Events of the application's own that had no place in the queue; they go first."""
         self._in_hand: Prepared | None = in_hand
         self._rest: Awaitable[None] | None = rest
+        self._begun = False
         self._roomy: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
         self._since = conn.host.now()
@@ -149,15 +151,16 @@ class Congestion:
     # --- what goes
 
     async def _drain(self) -> None:
-        rest, self._rest = self._rest, None
+        self._begun = True
         try:
             while True:
-                if rest is not None:
-                    await rest
+                if self._rest is not None:
+                    await self._rest
+                    self._rest = None
                 event = self._next()
                 if event is None:
                     break
-                rest = self._conn.write(event)
+                self._rest = self._conn.write(event)
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise
@@ -172,9 +175,12 @@ class Congestion:
 
     def _next(self) -> Event | None:
         """The server took what was in hand: what goes next; None at the end."""
-        if self._in_hand is not None:
-            self._taken(self._in_hand)
+        taken = self._in_hand
+        if taken is not None:
             self._in_hand = self._take()
+            self._taken(taken)
+            if self._in_hand is None:
+                self._in_hand = self._take()  # what the host had kept for it until now
         return None if self._in_hand is None else self._in_hand.event
 
     def _taken(self, prepared: Prepared) -> None:
@@ -183,7 +189,7 @@ class Congestion:
             breaker.record_success()
         self._since, self._timeouts = host.now(), 0
         prepared.outgoing.taken()
-        host.handed_over(prepared)
+        host.handed_over(self._conn, prepared)
         if not self.half_full:
             self._tell_room()
 
@@ -229,13 +235,17 @@ class Congestion:
 
     def abandon(self) -> None:
         """Stop, and give up what waits. What is in the server's hands may still arrive."""
-        if self._rest is not None:
+        if self._rest is not None and not self._begun:
             discard(self._rest)
         with suppress(RuntimeError):  # of a loop that is closed
             if self._task is not None and self._task is not asyncio.current_task():
                 self._task.cancel()
         in_hand, self._in_hand = self._in_hand, None
-        left = [] if in_hand is None else [in_hand]
+        left: list[Prepared] = []
+        if in_hand is not None and _is_done(self._rest):
+            self._taken(in_hand)
+        elif in_hand is not None:
+            left.append(in_hand)
         while (prepared := self._queue.dequeue(now=self._conn.host.now())) is not None:
             left.append(prepared)
         self._remove(left, "abandoned")
@@ -256,6 +266,13 @@ class Congestion:
                 given_up.append(prepared)
         if given_up:
             self._conn.host.given_up(self._conn, given_up, reason)
+
+
+def _is_done(rest: Awaitable[None] | None) -> bool:
+    """Whether the server has finished without a fault what is still to be awaited."""
+    return (
+        isinstance(rest, asyncio.Future) and rest.done() and not rest.cancelled() and rest.exception() is None
+    )
 
 
 def _tell(prepared: Prepared, error: BaseException) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .breaker import CircuitBreaker
 from .config import Tier, WebSocketConfig
 from .congestion import AppEvent, Congestion
-from .errors import CloseCode, ConnectionClosed, EncodeError, should_reconnect
+from .errors import CloseCode, ConnectionClosed, EncodeError, require_close_code, should_reconnect
 from .health import ConnectionHealthMonitor
 from .logs import log_event
 from .messages import (
@@ -67,8 +67,8 @@ class Host(Protocol):
     def dropped(self, reason: str) -> None:
         """A message was not taken in; the caller of the push is told."""
 
-    def handed_over(self, prepared: Prepared) -> None:
-        """The server took a message that `push` had answered with QUEUED."""
+    def handed_over(self, conn: Connection, prepared: Prepared) -> None:
+        """The server took a message of `send`, or one that `push` had answered with QUEUED."""
 
     def given_up(self, conn: Connection, messages: Sequence[Prepared], reason: str) -> None:
         """Messages that had been taken in will not be sent on `conn`."""
@@ -94,7 +94,11 @@ class SocketGuard(Protocol):
 
 
 class Connection:
-    """One authenticated socket. Made by the manager; handlers get it as their first argument."""
+    """One authenticated socket. Made by the manager; handlers get it as their first argument.
+
+    For applications: `send`, `close`, `id`, `user_id`, `tenant`, `claims`, `scopes`, `tier`, `metadata`,
+    `rooms`, `status`, `health`. The rest belongs to the manager.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -230,7 +234,7 @@ class Connection:
         prepared = outgoing.for_codec(self.codec)
         pushed = self.push(prepared)
         if pushed is _SENT:
-            self._host.handed_over(prepared)
+            self._host.handed_over(self, prepared)
         elif pushed is Pushed.OFFLINE:
             raise ConnectionClosed(f"connection {self.id} is closed")
         elif self._congestion is not None:
@@ -417,7 +421,7 @@ class Connection:
 
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Flush what waits, say why, and close; that is done when this returns. Closing twice is no error,
-        and the first code stands."""
+        and the first code stands. Raises `ConfigurationError` for a code that no close frame may carry."""
         congestion = self._congestion
         if self._begin_close(code, reason):
             await self._finish_close(congestion)
@@ -439,7 +443,7 @@ class Connection:
         if self.status in (ConnectionStatus.DRAINING, ConnectionStatus.CLOSED):
             return False
         is_open = self.status is _OPEN
-        self.closing = (int(code), _fitting(reason))
+        self.closing = (require_close_code(code), _fitting(reason))
         self._ending = asyncio.get_running_loop().create_future() if is_open else None
         self._impaired = True
         self._host.leave_indexes(self, ConnectionStatus.DRAINING)

@@ -31,17 +31,14 @@ class Endpoint:
         if scope["type"] != "websocket":
             await self._answer_other(scope, receive, send)
             return
-        if (await receive())["type"] != "websocket.connect":
+        conn = await self._enter(scope, receive, send)
+        if conn is None:
             return
-        try:
-            conn = await self._engine.enter(scope, receive, send)
-        except Refused:
-            return  # and told so
         task = asyncio.current_task()
         try:
-            await self._engine.hooks.greet(conn)
+            greeted = await self._engine.hooks.greet(conn)
             # In this frame and no other, and keeping nothing: every idle socket waits here.
-            while conn.status is not ConnectionStatus.CLOSED or conn.ahead is not None:
+            while greeted and (conn.status is not ConnectionStatus.CLOSED or conn.ahead is not None):
                 if conn.ahead is not None:
                     await self._catch_up(conn)
                     continue
@@ -59,13 +56,22 @@ class Endpoint:
                 if rest is not None:
                     await rest
                 del event, rest
-            await self._hear_out(conn, receive)
+            if greeted:
+                await self._hear_out(conn, receive)
         except BaseException:
             self._engine.hooks.farewell_soon(conn)
             raise
         finally:
             conn.ended()
         await self._engine.hooks.farewell(conn)
+
+    async def _enter(self, scope: Scope, receive: Receive, send: Send) -> Connection | None:
+        if (await receive())["type"] != "websocket.connect":
+            return None
+        try:
+            return await self._engine.enter(scope, receive, send)
+        except Refused:
+            return None  # and told so
 
     async def _catch_up(self, conn: Connection) -> None:
         """Work on what was read ahead; when there is no more, the loop reads again."""

@@ -114,6 +114,7 @@ class Engine:
         self._codecs = codecs
         self._loop: asyncio.AbstractEventLoop | None = None
         self._shutting_down = False
+        self._leaving: set[Connection] = set()
 
     def _fail(self, conn: Connection, error: BaseException, message: Any) -> None:
         self.pipeline.fail(conn, error, message)
@@ -148,7 +149,11 @@ class Engine:
             self._count_refusal(refusal.code)
             await self.gate.refuse(visitor, refusal)
             raise
-        self._open(conn)
+        try:
+            self._open(conn)
+        except BaseException:  # of a replaced codec or queue
+            conn.ended()
+            raise
         return conn
 
     def _count_refusal(self, code: str) -> None:
@@ -280,7 +285,11 @@ class Engine:
         except BaseException:
             self.abandon(conn)
             raise
-        if conn.guard is not None:
+        if conn.guard is None:
+            return
+        if conn.beside and asyncio.current_task() in conn.beside:
+            self.hooks.farewell_soon(conn)  # which waits for the caller
+        else:
             await self.hooks.farewell(conn)
 
     def abandon(self, conn: Connection) -> None:
@@ -294,12 +303,13 @@ class Engine:
         self._shutting_down = True
         try:
             async with asyncio.timeout(self.config.drain_timeout):
-                await asyncio.gather(*(conn.close(CloseCode.SHUTDOWN, "shutdown") for conn in self.registry))
+                everyone = (*self.registry, *self._leaving)
+                await asyncio.gather(*(conn.close(CloseCode.SHUTDOWN, "shutdown") for conn in everyone))
                 await self.supervisor.finish_errands()
         except TimeoutError:
             log_event(logging.WARNING, "shutdown.timeout", left=self.registry.arrived)
         finally:
-            for conn in self.registry:
+            for conn in (*self.registry, *self._leaving):
                 conn.ended()
             await self.supervisor.stop()
 
@@ -315,9 +325,8 @@ class Engine:
     def dropped(self, reason: str) -> None:
         self.sender.drops[reason] += 1
 
-    def handed_over(self, prepared: Prepared) -> None:
-        if prepared.outgoing.type:
-            self.analytics.record_sent(prepared.outgoing.type, 1, prepared.size, now=self.now())
+    def handed_over(self, conn: Connection, prepared: Prepared) -> None:
+        self.sender.handed_over(conn, prepared)
 
     def given_up(self, conn: Connection, messages: Sequence[Prepared], reason: str) -> None:
         self.sender.given_up(conn, [prepared.outgoing for prepared in messages], reason)
@@ -328,10 +337,13 @@ class Engine:
             self.sender.disappeared(conn)
         if was_open and status is ConnectionStatus.DRAINING:
             self.registry.drain(conn)
+            self._leaving.add(conn)
         elif self.registry.remove(conn):
+            self._leaving.discard(conn)
             self.registry.depart(conn.address)
             code = conn.closing[0] if conn.closing else 1006
-            self.closed[code if code in _CODES else 1006] += 1
+            known = code in self.closed or (code in _CODES and len(self.closed) < _MAX_CODES)
+            self.closed[code if known else 1006] += 1
 
     def run_errand(self, errand: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any] | None:
         return self.supervisor.run_errand(errand, name)

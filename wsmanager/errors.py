@@ -38,6 +38,7 @@ __all__ = [
     "UnknownMessageType",
     "WSManagerError",
     "WrongEventLoop",
+    "require_close_code",
     "should_reconnect",
     "to_client",
 ]
@@ -47,18 +48,15 @@ class CloseCode(enum.IntEnum):
     """The close codes the manager sends. 4000-4499 invite a reconnect, 4500-4999 do not."""
 
     NORMAL = 1000
-    SERVICE_RESTART = 1012
     CLOSED = 4000
     SHUTDOWN = 4001
     SERVER_ERROR = 4004
-    TOKEN_EXPIRED = 4005
     SLOW = 4008
     NO_HEARTBEAT = 4012
     UNHEALTHY = 4013
     INBOX_OVERFLOW = 4014
     TOO_MANY_REQUESTS = 4029
     BAD_TOKEN = 4500
-    BAD_REQUEST = 4501
     NEVER_AUTHENTICATED = 4502
     REPLACED = 4503
     CONNECTION_LIMIT = 4504
@@ -76,6 +74,16 @@ def should_reconnect(code: int) -> bool:
 
 class WSManagerError(Exception):
     """The base of everything the package raises on purpose."""
+
+
+_SENDABLE = frozenset({*range(1000, 1015), *range(3000, 5000)} - {1004, 1005, 1006})
+
+
+def require_close_code(code: object) -> int:
+    """`code`, or `ConfigurationError` for one that no close frame may carry (RFC 6455, section 7.4)."""
+    if isinstance(code, int) and code in _SENDABLE:
+        return int(code)
+    raise ConfigurationError(f"a close code is 1000 to 1014 or 3000 to 4999, not {code!r}")
 
 
 # --- Replied: the client did something that it can mend; the connection lives.
@@ -170,8 +178,8 @@ class Disconnect(WSManagerError):
     """Ends the connection. Handlers and hooks may raise it."""
 
     def __init__(self, code: int, reason: str = "") -> None:
-        super().__init__(f"{int(code)} {reason}".rstrip())
-        self.code = int(code)
+        self.code = require_close_code(code)
+        super().__init__(f"{self.code} {reason}".rstrip())
         self.reason = reason
 
 

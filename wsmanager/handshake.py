@@ -94,7 +94,6 @@ class Visitor:
         handshake: Handshake,
         codec: Codec | None,
     ) -> None:
-        client = scope.get("client")
         self.scope = scope
         self.receive = receive
         self.send = send
@@ -102,7 +101,8 @@ class Visitor:
         """Accepts the socket where somebody else keeps its state."""
         self.accepted = False
         self.handshake = handshake
-        self.address: str | None = (client[0] or None) if client else None
+        self.address = _address_of(scope)
+        """What the limits count by."""
         self.codec = codec
         """The codec of the first wsmanager subprotocol it offered; None when it offered none."""
 
@@ -234,8 +234,6 @@ class Gate:
             parsed = ipaddress.ip_address(address)
         except ValueError:
             return False
-        # A dual-stack listener shows IPv4 clients as ::ffff:a.b.c.d.
-        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         return any(parsed in network for network in self._exempt)
 
     # --- answers
@@ -330,6 +328,20 @@ async def _deny(visitor: Visitor, refusal: Refused) -> None:
     start = {"type": "websocket.http.response.start", "status": refusal.status, "headers": headers}
     await visitor.send(start)
     await visitor.send({"type": "websocket.http.response.body", "body": body})
+
+
+def _address_of(scope: Scope) -> str | None:
+    """The client's address; of IPv6 the first of its /64, for a client has all of that to itself."""
+    client = scope.get("client")
+    address: str | None = client[0] if client else None
+    if not address or ":" not in address:
+        return address or None
+    try:
+        parsed = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    # A dual-stack listener shows IPv4 clients as ::ffff:a.b.c.d.
+    return str(parsed.ipv4_mapped or ipaddress.IPv6Address(int(parsed) >> 64 << 64))
 
 
 def _without_text(error: BaseException) -> CredentialsFault:

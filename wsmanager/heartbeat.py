@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from .config import WebSocketConfig
@@ -110,18 +110,11 @@ class Heartbeat:
     def _press_congested(self) -> None:
         now = self._clock()
         if now >= self._grace_until:
-            for conn in tuple(self.congested):
-                self._press(conn, now)
+            _for_each(tuple(self.congested), lambda conn: self._press(conn, now))
 
     def _visit_all(self, bucket: list[Connection], *, ping: bool, check: bool) -> None:
-        now, failure = self._clock(), None
-        for conn in bucket:
-            try:
-                self._visit(conn, now, ping=ping, check=check)
-            except Exception as error:  # of a replaced scorer, say: the others need their heartbeat
-                failure = error
-        if failure is not None:
-            log_event(logging.ERROR, "visit.failed", error=failure)
+        now = self._clock()
+        _for_each(bucket, lambda conn: self._visit(conn, now, ping=ping, check=check))
 
     def _press(self, conn: Connection, now: float) -> None:
         verdict = conn.check_congestion(now)
@@ -181,3 +174,15 @@ class Heartbeat:
 def _moment(conn: Connection, now: float) -> float:
     """When to look at its health: a peer that was never asked for a sign of life is no worse for silence."""
     return now if conn.watched else conn.health.last_active
+
+
+def _for_each(connections: Iterable[Connection], act: Callable[[Connection], None]) -> None:
+    """Where one raises, because of a replaced scorer, say, the others still get their heartbeat."""
+    failure: Exception | None = None
+    for conn in connections:
+        try:
+            act(conn)
+        except Exception as error:
+            failure = error
+    if failure is not None:
+        log_event(logging.ERROR, "visit.failed", error=failure)

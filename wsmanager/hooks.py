@@ -34,9 +34,11 @@ class Hooks:
         self.on_disconnect: list[Hook] = []
 
     async def greet(self, conn: Connection) -> bool:
-        """Run the ``on_connect`` hooks. One that fails ends the connection, and the answer is False."""
+        """Run the ``on_connect`` hooks. False when the connection has ended; a hook that fails ends it."""
         conn.greeted = True
         for hook in self.on_connect:
+            if conn.status is not ConnectionStatus.OPEN:
+                return False
             try:
                 await self._pipeline.watch(conn, self._call(hook, conn))
             except Exception as error:
@@ -47,7 +49,7 @@ class Hooks:
                     log_event(logging.ERROR, "on_connect.failed", error=error, connection=conn.id)
                     await conn.close(CloseCode.SERVER_ERROR, "server error")
                 return False
-        return True
+        return conn.status is ConnectionStatus.OPEN
 
     async def _call(self, hook: Hook, conn: Connection) -> None:
         try:

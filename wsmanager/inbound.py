@@ -21,7 +21,7 @@ Item = tuple[Any, int]
 
 
 class ReadAhead:
-    """A second reader of one connection. It exists only while a handler is suspended.
+    """A second reader of one connection, while a handler is suspended or the application does not read.
 
     `admit` is given every event but the disconnect; it answers what is the manager's to answer, and
     returns what is left for the application. More than ``inbound_max_messages`` or
@@ -94,6 +94,12 @@ class ReadAhead:
         item = self._items.popleft()
         self._bytes -= item[1]
         return item
+
+    def forget(self) -> None:
+        """Nothing that was read is due any more, whoever left first."""
+        self.peer_left = False
+        self._items.clear()
+        self._bytes = 0
 
     def stop(self) -> None:
         """Read no further. What was read stays."""

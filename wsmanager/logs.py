@@ -23,16 +23,20 @@ def log_event(level: int, event: str, /, *, error: BaseException | None = None, 
     """Log `event` with `fields`; `error` adds its traceback."""
     if not LOGGER.isEnabledFor(level):
         return
+    fields = {name: _bounded(value) for name, value in fields.items()}
     shown = "".join(f" {name}={_escaped(value)}" for name, value in fields.items())
     LOGGER.log(
         level, "%s%s", event, shown, exc_info=error, extra={"event": event, "fields": fields}, stacklevel=2
     )
 
 
+def _bounded(value: Any) -> Any:
+    """What a client made up may be of any length, and what a formatter reads must not."""
+    return value[:_MAX_VALUE] + "…" if isinstance(value, str) and len(value) > _MAX_VALUE else value
+
+
 def _escaped(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    if len(text) > _MAX_VALUE:
-        text = text[:_MAX_VALUE] + "…"
+    text = value if isinstance(value, str) else _bounded(repr(value))
     if text.isprintable() and " " not in text:
         return text
     return repr(text).encode("ascii", "backslashreplace").decode()

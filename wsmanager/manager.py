@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +15,6 @@ from .connection import Connection
 from .endpoint import Endpoint
 from .engine import Engine
 from .errors import CloseCode, ConfigurationError, ConnectionClosed, Forbidden
-from .health import WeightedHealthScorer
 from .messages import (
     AllTenants,
     ConnectionStatus,
@@ -30,7 +28,7 @@ from .messages import (
     UserKey,
 )
 from .outbound import Outgoing, size_of
-from .priority_queue import MessagePriorityQueue
+from .parts import limiter_of, queue_factory_of, require_async, require_part, scorer_of, validator_of
 from .protocols import (
     Authenticator,
     Authorizer,
@@ -41,10 +39,8 @@ from .protocols import (
     MessageValidator,
     RateLimiter,
 )
-from .rate_limit import AdaptiveRateLimiter
 from .reports import Analytics, UserHealth, analytics_of, health_of
 from .sending import Exclude
-from .validation import SecurityValidator
 
 __all__ = ["ConnectionManager"]
 
@@ -73,6 +69,14 @@ class ConnectionManager:
         clock: Clock = time.monotonic,
     ) -> None:
         config = WebSocketConfig() if config is None else config
+        if not isinstance(config, WebSocketConfig):  # for untyped callers
+            raise ConfigurationError("config takes a WebSocketConfig; from_mapping() makes one of a dict")
+        require_part("auth", auth, "authenticate")
+        require_async("auth", auth, "authenticate")
+        require_part("limiter", limiter, "check_rate_limit")
+        require_part("validator", validator, "validate_message")
+        require_part("health", health, "score")
+        require_part("authorizer", authorizer, "may_join", "may_publish")
         if queue is not None and not callable(queue):
             raise ConfigurationError("queue= is a factory: pass the class or a function that makes a queue")
         if codecs is not None and not codecs:
@@ -82,10 +86,10 @@ class ConnectionManager:
         self._engine = Engine(
             config,
             auth=auth,
-            limiter=limiter if limiter is not None else _limiter(config),
-            queue=queue if queue is not None else _queue_factory(config),
-            validator=validator if validator is not None else _validator(config),
-            health=health if health is not None else _scorer(config),
+            limiter=limiter if limiter is not None else limiter_of(config),
+            queue=queue if queue is not None else queue_factory_of(config),
+            validator=validator if validator is not None else validator_of(config),
+            health=health if health is not None else scorer_of(config),
             authorizer=authorizer,
             codecs=tuple(codecs) if codecs is not None else (JSONCodec(), MessagePackCodec()),
             analytics=self.analytics,
@@ -363,35 +367,3 @@ def _require_volatile(delivery: Delivery) -> None:
         raise ConfigurationError(
             f"{delivery} delivery is for personal messages; rooms and broadcasts are volatile"
         )
-
-
-def _limiter(config: WebSocketConfig) -> RateLimiter:
-    return AdaptiveRateLimiter(
-        config.rate_limit_max,
-        config.rate_limit_window,
-        config.rate_limit_bonus,
-        max_keys=config.rate_limit_max_keys,
-    )
-
-
-def _queue_factory(config: WebSocketConfig) -> Callable[[], MessageQueue[Any]]:
-    return functools.partial(
-        MessagePriorityQueue, config.queue_max_messages, config.queue_max_bytes, config.queue_ttl
-    )
-
-
-def _validator(config: WebSocketConfig) -> MessageValidator:
-    return SecurityValidator(
-        max_size=config.max_message_size,
-        max_depth=config.max_depth,
-        max_items=config.max_items,
-        max_name_length=config.max_name_length,
-    )
-
-
-def _scorer(config: WebSocketConfig) -> HealthScorer:
-    return WeightedHealthScorer(
-        max_latency_ms=config.max_latency_ms,
-        max_error_rate=config.max_error_rate,
-        active_within=2 * config.heartbeat_interval,
-    )

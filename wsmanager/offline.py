@@ -24,8 +24,7 @@ class StoredMessage(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
     """The encoded message."""
     type: str
-    priority: MessagePriority | None
-    """As it was sent; None leaves it to the connection."""
+    priority: MessagePriority
     expires_at: float
     """Monotonic seconds: it is handed over before this moment or not at all."""
     sequence: int = 0
@@ -153,7 +152,7 @@ class OfflineMessages:
         payload: bytes,
         *,
         type: str,
-        priority: MessagePriority | None = None,
+        priority: MessagePriority = MessagePriority.MEDIUM,
         ttl: float | None = None,
         sequence: int = 0,
         now: float | None = None,
@@ -179,13 +178,20 @@ class OfflineMessages:
         inbox.messages.append(message)
         return self._settle(key, inbox, (message,), now)
 
-    def take(self, key: UserKey, *, now: float | None = None) -> list[StoredMessage]:
-        """Remove and return what waits for a user and has not expired, oldest first."""
-        inbox = self._inboxes.pop(key, None)
+    def take(
+        self, key: UserKey, limit: int | None = None, *, now: float | None = None
+    ) -> list[StoredMessage]:
+        """Remove and return what waits for a user and has not expired, oldest first; at most `limit`."""
+        inbox = self._inboxes.get(key)
         if inbox is None:
             return []
         self._expired += len(inbox.expire(time.monotonic() if now is None else now))
-        return list(inbox.messages)
+        if limit is None or limit >= len(inbox.messages):
+            del self._inboxes[key]
+            return list(inbox.messages)
+        taken = [inbox.messages.popleft() for _ in range(limit)]
+        inbox.bytes -= _size(taken)
+        return taken
 
     def restore(self, key: UserKey, messages: Sequence[StoredMessage], *, now: float | None = None) -> Kept:
         """Put back what was taken and not handed over: among what came since, in the order of `sequence`,

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from .errors import EncodeError
+from .errors import ConfigurationError, EncodeError
 from .messages import Delivery, Frame, MessagePriority, OutboundMessage
 from .protocols import Codec
 
@@ -58,7 +58,7 @@ class Outgoing:
         self.message = message
         self.type = _type_of(message) if type is None else type
         """What it is counted as; nothing when empty."""
-        self.priority = priority
+        self.priority = priority if priority is None else _priority(priority)
         self.delivery = delivery
         self.expires_at = expires_at
         """When it is not worth sending any more, on the manager's clock; None leaves that to its queue."""
@@ -96,6 +96,16 @@ def size_of(frame: Frame) -> int:
     if isinstance(frame, str) and not frame.isascii():
         return len(frame.encode("utf-8", "surrogatepass"))
     return len(frame)
+
+
+def _priority(priority: Any) -> MessagePriority:
+    """Told at once, and not only when a peer is congested."""
+    if isinstance(priority, MessagePriority):
+        return priority
+    try:
+        return MessagePriority(priority)
+    except ValueError:
+        raise ConfigurationError(f"priority must be a MessagePriority, not {priority!r}") from None
 
 
 def _type_of(message: Any) -> str:

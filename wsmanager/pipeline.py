@@ -24,8 +24,10 @@ from .errors import (
     HandlerFailed,
     HandlerTimeout,
     InvalidMessage,
+    InvalidName,
     RateLimited,
     ReplyError,
+    RoomLimitReached,
     UnknownMessageType,
     to_client,
 )
@@ -35,12 +37,15 @@ from .messages import ConnectionStatus, Frame, InboundMessage, SystemType
 from .outbound import size_of
 from .protocols import Clock, MessageValidator, RateLimiter
 from .routing import Route, Router
-from .supervision import is_being_cancelled
+from .supervision import cancellations, is_being_cancelled, take_back_cancellations
 from .transport import Event, Resumed, frame_of
 
 __all__ = ["Pipeline", "Work", "in_time"]
 
 T = TypeVar("T")
+# Replies that say that the client did wrong; any other is a handler's ordinary answer.
+_FAULTS = (InvalidMessage, InvalidName, Forbidden, RateLimited, RoomLimitReached)
+
 SystemAnswer = Callable[[Connection, InboundMessage], None]
 
 _OPEN = ConnectionStatus.OPEN
@@ -91,6 +96,7 @@ class Pipeline:
         self._system_limiter = system_limiter
         self._tenant_limiter = tenant_limiter
         self._validator = validator
+        self._validates_raw = "raw" in inspect.signature(validator.validate_message).parameters
         self._router = router
         self._analytics = analytics
         self._system = system
@@ -115,7 +121,10 @@ class Pipeline:
             self._measure(frame)
             as_system = self._charge_frame(conn, frame, now)
             message = conn.codec.decode(frame)
-            self._validator.validate_message(message, raw=frame if conn.codec.transparent else None)
+            if self._validates_raw and conn.codec.transparent:
+                self._validator.validate_message(message, raw=frame)
+            else:
+                self._validator.validate_message(message)
             answer = self._system.get(message.type)
             if answer is None and as_system:
                 self._charge(conn, 1, now)
@@ -172,8 +181,11 @@ class Pipeline:
         return False
 
     def _charge(self, conn: Connection, cost: int, now: float) -> None:
-        factor = 1.0 if conn.tier is None else conn.tier.rate_factor
-        decision = self._limiter.check_rate_limit(conn.key, cost=cost, factor=factor, now=now)
+        if conn.tier is None:
+            decision = self._limiter.check_rate_limit(conn.key, cost=cost, now=now)
+        else:
+            factor = conn.tier.rate_factor
+            decision = self._limiter.check_rate_limit(conn.key, cost=cost, factor=factor, now=now)
         if not decision:
             raise _too_many(decision.retry_after_ms)
         if self._tenant_limiter is not None:
@@ -203,8 +215,7 @@ class Pipeline:
 
     def handle(self, conn: Connection, frame: Frame) -> Awaitable[None] | None:
         """The whole way of one frame. None: it is done; else the caller must await the rest of it."""
-        message = self.inspect(conn, frame)
-        work = None if message is None else self.assign(conn, message, size_of(frame))
+        work = self.admit(conn, frame)
         return None if work is None else self.start(conn, work)
 
     def start(self, conn: Connection, work: Work) -> Awaitable[None] | None:
@@ -227,7 +238,7 @@ class Pipeline:
         except StopIteration as end:
             self._complete(conn, work, end.value, started)
         except (Exception, asyncio.CancelledError) as error:
-            self._fail_unless_cancelled(conn, error, work)
+            self._fail_unless_cancelled(conn, error, work, cancellations())
         else:
             rest = self.watch(conn, Resumed(coroutine, waits_for))
             return self._see_through(conn, work, rest, started)
@@ -236,12 +247,13 @@ class Pipeline:
     def _start_beside(self, conn: Connection, work: Work) -> bool:
         """Start the handler in a task of its own, while the connection is read as ever; False when as
         many run as may, counting the one in the connection's own task."""
-        beside = conn.beside = set() if conn.beside is None else conn.beside
-        if len(beside) + 1 >= self._config.max_concurrent_handlers:
+        running = 0 if conn.beside is None else len(conn.beside)
+        if running + 1 >= self._config.max_concurrent_handlers:
             return False
         task = conn.host.run_errand(self._beside(conn, work), "handler")
         if task is None:
             return False
+        beside = conn.beside = set() if conn.beside is None else conn.beside
         beside.add(task)
         task.add_done_callback(functools.partial(_done_beside, conn, beside))
         return True
@@ -257,11 +269,16 @@ class Pipeline:
 
     async def _see_through(self, conn: Connection, work: Work, rest: Awaitable[Any], started: float) -> None:
         """Await a handler; whatever it raises is answered here."""
+        before = cancellations()
         try:
             result = await rest
-        except (Exception, asyncio.CancelledError) as error:
-            self._fail_unless_cancelled(conn, error, work)
+        except asyncio.CancelledError as error:
+            self._fail_unless_cancelled(conn, error, work, before)
+        except Exception as error:
+            take_back_cancellations(before)
+            self.fail(conn, error, work.message, size=work.size)
         else:
+            take_back_cancellations(before)
             self._complete(conn, work, result, started)
 
     def _complete(self, conn: Connection, work: Work, result: Any, started: float) -> None:
@@ -276,9 +293,9 @@ class Pipeline:
             work.route.type, size=work.size, latency_ms=(now - started) * 1000.0, now=now
         )
 
-    def _fail_unless_cancelled(self, conn: Connection, error: BaseException, work: Work) -> None:
+    def _fail_unless_cancelled(self, conn: Connection, error: BaseException, work: Work, before: int) -> None:
         """A handler may meet a cancellation of its own making; one of its task goes on."""
-        if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+        if isinstance(error, asyncio.CancelledError) and is_being_cancelled(before):
             raise error
         self.fail(conn, error, work.message, size=work.size)
 
@@ -315,7 +332,12 @@ class Pipeline:
     # --- errors
 
     def fail(
-        self, conn: Connection, error: BaseException, message: InboundMessage | None = None, *, size: int = 0
+        self,
+        conn: Connection,
+        error: BaseException,
+        message: InboundMessage | None = None,
+        *,
+        size: int = 0,
     ) -> None:
         """Answer `error` as its family demands, and count it. A bug is logged, and told to nobody."""
         now, kind, answer = self._clock(), self._label(message), to_client(error)
@@ -324,6 +346,8 @@ class Pipeline:
         if isinstance(answer, Disconnect):
             self._analytics.record_message(kind, size=size, now=now)
             conn.close_soon(answer.code, answer.reason)
+            if answer is error and conn.ahead is not None:
+                conn.ahead.forget()
             return
         answer = self._tell(conn, answer, message)
         self._analytics.record_message(kind, size=size, error=answer.code, now=now)
@@ -333,7 +357,7 @@ class Pipeline:
             )
         elif isinstance(answer, HandlerTimeout):
             log_event(logging.WARNING, "handler.timeout", connection=conn.id, user=conn.user_id, type=kind)
-        elif isinstance(answer, RateLimited) or not answer.temporary:
+        elif isinstance(answer, _FAULTS):
             self._blame(conn, answer, now)
 
     def _tell(self, conn: Connection, answer: ReplyError, message: InboundMessage | None) -> ReplyError:

@@ -132,8 +132,9 @@ class MessageValidator(Protocol):
     def validate_message(self, message: InboundMessage, *, raw: Frame | None = None) -> None:
         """Return, or raise `InvalidMessage` (or a subclass) with a stable code.
 
-        `raw` is the frame it was decoded from, where its codec is transparent: a cheap first look. Must
-        take time linear in the size of the message, whatever it holds, and must not change it.
+        `raw` is the frame it was decoded from, where its codec is transparent: a cheap first look. One
+        without this parameter is not given it. Must take time linear in the size of the message,
+        whatever it holds, and must not change it.
         """
         ...
 

@@ -95,6 +95,8 @@ class Sender:
         # Users of connections that close and have not sent everything yet.
         self._leaving: Counter[UserKey] = Counter()
         self._flushing: set[UserKey] = set()
+        # The kept message that waits in the queue of a congested connection.
+        self._turns: dict[Connection, Outgoing] = {}
         self.codecs_in_use: Counter[Codec] = Counter()
         self.drops: Counter[str] = Counter()
         """Messages that did not go out, by reason; the reasons are this package's own."""
@@ -291,49 +293,54 @@ class Sender:
         return self.offline.stamp(
             frame.encode(),
             type=outgoing.type,
-            priority=outgoing.priority,
+            priority=MessagePriority.MEDIUM if outgoing.priority is None else outgoing.priority,
             ttl=None if outgoing.expires_at is None else outgoing.expires_at - now,
             sequence=outgoing.sequence,
             now=now,
         )
 
     def flush(self, key: UserKey) -> None:
-        """Hand over what waits for a user, oldest first, as far as the readiest connection keeps up."""
-        if key in self._flushing:
+        """Hand over what is kept for a user, oldest first. Of those messages at most one waits in the queue
+        of each connection: so their priorities cannot change their order."""
+        if not self.offline.count(key) or key in self._flushing:
             return  # a queue of the application's own may give up one message for the next
         self._flushing.add(key)
         try:
             while self.offline.count(key) and (conn := self._readiest(key)) is not None:
-                waiting = self.offline.take(key, now=self._clock())
-                self._put_back(key, waiting[self._hand_over(conn, waiting) :])
-                if conn.status is ConnectionStatus.OPEN:
-                    return  # and has all that it can take
+                oldest = self.offline.take(key, 1, now=self._clock())
+                if oldest and not self._hand_over(conn, oldest[0]):
+                    self._put_back(key, oldest)
+                    if conn.status is ConnectionStatus.OPEN:
+                        return  # it has no room
         finally:
             self._flushing.discard(key)
 
     def _readiest(self, key: UserKey) -> Connection | None:
-        """The open connection of a user for which the fewest messages wait; None when none has room."""
-        reachable = [conn for conn in self._registry.of_user(key) if conn.status is ConnectionStatus.OPEN]
-        readiest = min(reachable, key=lambda conn: conn.waiting, default=None)
-        return None if readiest is None or readiest.half_full else readiest
+        """The open connection of a user for which the fewest messages wait, and no kept one."""
+        ready = [
+            conn
+            for conn in self._registry.of_user(key)
+            if conn.status is ConnectionStatus.OPEN
+            and not ((turn := self._turns.get(conn)) is not None and turn.waiting)
+        ]
+        return min(ready, key=lambda conn: conn.waiting, default=None)
 
-    def _hand_over(self, conn: Connection, messages: Sequence[StoredMessage]) -> int:
-        """Push until one cannot be taken; how many need not be kept any more."""
-        for place, stored in enumerate(messages):
-            try:
-                prepared = self._revived(stored, conn.codec)
-            except EncodeError as error:  # a codec of the application's has no words for it
-                self.drops["unencodable"] += 1
-                log_event(logging.ERROR, "offline.unencodable", error=error, type=stored.type)
-                continue
-            if conn.half_full or not conn.has_room_for(prepared.size):
-                return place
-            pushed = conn.push(prepared)
-            if pushed not in (Pushed.SENT, Pushed.QUEUED):
-                return place
-            if pushed is Pushed.SENT:
-                self._analytics.record_sent(stored.type, 1, prepared.size, now=self._clock())
-        return len(messages)
+    def _hand_over(self, conn: Connection, stored: StoredMessage) -> bool:
+        """Push one kept message; False when it must be kept on."""
+        try:
+            prepared = self._revived(stored, conn.codec)
+        except EncodeError as error:  # a codec of the application's has no words for it
+            self.drops["unencodable"] += 1
+            log_event(logging.ERROR, "offline.unencodable", error=error, type=stored.type)
+            return True
+        if not conn.has_room_for(prepared.size):
+            return False
+        pushed = conn.push(prepared)
+        if pushed is Pushed.QUEUED:
+            self._turns[conn] = prepared.outgoing
+        elif pushed is Pushed.SENT:
+            self._analytics.record_sent(stored.type, 1, prepared.size, now=self._clock())
+        return pushed in (Pushed.SENT, Pushed.QUEUED)
 
     def _revived(self, stored: StoredMessage, codec: Codec) -> Prepared:
         """A kept message as `codec` writes it. Raises `EncodeError`."""
@@ -354,6 +361,8 @@ class Sender:
         lost: list[StoredMessage] = []
         for outgoing in messages:
             if _is_lost(outgoing, reason, now):
+                if reason == "evicted":  # it will not give way a second time
+                    outgoing.priority = max(conn.priority_of(outgoing), MessagePriority.HIGH)
                 lost.append(self._stored(outgoing, now))
             else:
                 self.drops[reason] += 1
@@ -362,8 +371,15 @@ class Sender:
             self._put_back(conn.key, lost)
             self.flush(conn.key)
 
+    def handed_over(self, conn: Connection, prepared: Prepared) -> None:
+        """The server took a message for `conn`: a kept one may take its place."""
+        if prepared.outgoing.type:
+            self._analytics.record_sent(prepared.outgoing.type, 1, prepared.size, now=self._clock())
+        self.flush(conn.key)
+
     def drained(self, conn: Connection) -> None:
         """Nothing waits for `conn` any more: go on with what is kept for its user."""
+        self._turns.pop(conn, None)
         if conn.status is not ConnectionStatus.OPEN:
             _count_down(self._leaving, conn.key)
         self.flush(conn.key)

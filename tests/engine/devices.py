@@ -25,7 +25,7 @@ async def online(
     query = f"user={user}&{query}" if tenant is None else f"user={user}&tenant={tenant}&{query}"
     async with connect(manager.endpoint, query=query, **options) as peer:
         (conn,) = (conn for conn in manager.connections(tenant=ALL) if conn.id not in known)
-        while conn.status is not ConnectionStatus.OPEN:  # where a server's `send` takes turns
+        while conn.status is not ConnectionStatus.OPEN:  # noqa: ASYNC110 - where a server's `send` takes turns
             await asyncio.sleep(0)
         if conn.negotiated:
             await peer.receive()

@@ -782,7 +782,7 @@ class TestHandshakeRate:
         manager = make_manager(config)
         for address in ("10.1.2.3", "fd00::1", "::ffff:10.1.2.3"):
             assert [await self.comes_in(manager, address) for _ in range(3)] == [True] * 3
-        for address in ("11.1.2.3", "::ffff:11.1.2.3", "a socket file"):
+        for address in ("11.1.2.3", "::ffff:11.1.2.4", "2001:db8::1", "a socket file"):
             assert [await self.comes_in(manager, address) for _ in range(3)] == [True, False, False]
 
     @pytest.mark.parametrize("client", [None, ("", 0)])

@@ -10,6 +10,7 @@ import pytest
 from wsmanager import (
     Connection,
     InboundMessage,
+    InvalidMessage,
     RateLimited,
     ReplyError,
     Tier,
@@ -201,7 +202,7 @@ async def test_the_21st_fault_inside_a_minute_closes_4509(make_manager: MakeMana
 
     @manager.on("replied")
     async def replied(conn: Connection) -> None:
-        raise ReplyError("Not like this.")
+        raise InvalidMessage("Not like this.")
 
     async with connect(manager.endpoint) as peer:
         await offend(peer, offence, 20)
@@ -209,6 +210,19 @@ async def test_the_21st_fault_inside_a_minute_closes_4509(make_manager: MakeMana
         await offend(peer, offence, 1)
         assert await peer.wait_closed() == (4509, "too many errors")
         assert len(peer.frames) == 22  # every fault is answered, and then the goodbye
+
+
+async def test_a_handlers_ordinary_refusals_are_no_faults(make_manager: MakeManager) -> None:
+    manager = make_manager()
+
+    @manager.on("enter")
+    async def enter(conn: Connection) -> None:
+        raise ReplyError("No such room.", code="room_not_found")
+
+    async with connect(manager.endpoint) as peer:
+        await offend(peer, "enter", 50)
+        assert not peer.closed
+        assert len(peer.frames) == 50
 
 
 async def test_haste_closes_4029(make_manager: MakeManager) -> None:

@@ -41,6 +41,7 @@ FLOORS = {
         "hooks",
         "inbound",
         "manager",
+        "parts",
         "pipeline",
         "reports",
         "sending",

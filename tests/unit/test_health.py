@@ -242,7 +242,6 @@ class TestMonitor:
         assert monitor.sample(0.0).error_rate == pytest.approx(0.0, abs=0.001)
         assert monitor.get_status(now=0.0) is HealthStatus.HEALTHY
 
-
     def test_a_look_between_two_checks_is_remembered_but_is_no_check(self) -> None:
         monitor = ConnectionHealthMonitor(now=0.0)
         for _ in range(10):

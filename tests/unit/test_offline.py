@@ -21,6 +21,10 @@ def stored(payload: str, *, expires_at: float = 100.0) -> StoredMessage:
     return StoredMessage(payload.encode(), "note", MessagePriority.MEDIUM, expires_at)
 
 
+def numbered(sequence: int, type: str = "restored") -> StoredMessage:
+    return StoredMessage(b"x", type, MessagePriority.MEDIUM, 100.0, sequence)
+
+
 def payloads(messages: list[StoredMessage] | tuple[StoredMessage, ...]) -> list[str]:
     return [message.payload.decode() for message in messages]
 
@@ -41,6 +45,27 @@ def test_messages_are_taken_oldest_first_and_once() -> None:
     offline = holding("a", "b", "c")
     assert payloads(offline.take(ANN, now=1.0)) == ["a", "b", "c"]
     assert offline.take(ANN, now=1.0) == []
+
+
+def test_a_few_may_be_taken_first() -> None:
+    offline = holding("a", "b", "c", "d")
+    assert payloads(offline.take(ANN, 1, now=1.0)) == ["a"]
+    assert (offline.count(ANN), offline.bytes_waiting) == (3, 3)
+    assert payloads(offline.take(ANN, 2, now=1.0)) == ["b", "c"]
+    assert payloads(offline.take(ANN, 2, now=1.0)) == ["d"]
+    assert (offline.users, offline.bytes_waiting) == (0, 0)
+    assert offline.take(ANN, 1, now=1.0) == []
+
+
+def test_what_has_expired_is_not_among_the_few() -> None:
+    offline = OfflineMessages()
+    offline.keep(ANN, stored("short", expires_at=5.0), now=0.0)
+    offline.keep(ANN, stored("long", expires_at=9.0), now=0.0)
+    offline.keep(ANN, stored("longer", expires_at=10.0), now=0.0)
+    assert payloads(offline.take(ANN, 1, now=5.0)) == ["long"]
+    assert payloads(offline.take(ANN, 1, now=10.0)) == []
+    assert offline.users == 0
+    assert offline.cleanup_expired(now=10.0) == 2
 
 
 def test_nobody_gets_what_is_kept_for_another_user_or_tenant() -> None:
@@ -84,7 +109,7 @@ def test_a_stamped_message_lives_as_long_as_configured() -> None:
 
 def test_a_message_may_have_a_time_to_live_of_its_own() -> None:
     message = OfflineMessages(ttl=10.0).stamp(b"", type="note", ttl=60.0, now=5.0)
-    assert (message.expires_at, message.priority) == (65.0, None)
+    assert (message.expires_at, message.priority) == (65.0, MessagePriority.MEDIUM)
 
 
 def test_expired_messages_are_not_handed_over_but_counted() -> None:
@@ -244,6 +269,23 @@ def test_what_is_restored_comes_before_what_came_since() -> None:
     offline.keep(ANN, stored("c"), now=0.0)
     assert offline.restore(ANN, taken, now=0.0) == Kept(True)
     assert payloads(offline.take(ANN, now=0.0)) == ["a", "b", "c"]
+
+
+def test_what_is_restored_takes_its_place_by_its_number() -> None:
+    offline = OfflineMessages()
+    for number in (2, 4, 4, 6):
+        offline.keep(ANN, numbered(number, "kept"), now=0.0)
+    assert offline.restore(ANN, [numbered(1), numbered(4), numbered(7)], now=0.0)
+    taken = [(message.sequence, message.type) for message in offline.take(ANN, now=0.0)]
+    assert taken == [
+        (1, "restored"),
+        (2, "kept"),
+        (4, "restored"),
+        (4, "kept"),
+        (4, "kept"),
+        (6, "kept"),
+        (7, "restored"),
+    ]
 
 
 def test_restored_messages_are_the_oldest_and_give_way_first() -> None:
