@@ -108,6 +108,8 @@ class Engine:
             clock=clock,
         )
         self.hooks = Hooks(self.pipeline, config.handler_timeout)
+        self.limiter = limiter
+        self.validator = validator
         self.refused: Counter[str] = Counter()
         self.closed: Counter[int] = Counter()
         self._scorer = health
@@ -351,7 +353,13 @@ class Engine:
     def _sweep(self, now: float) -> None:
         for conn in tuple(self.heartbeat.congested):
             conn.drop_expired()
-        self.sender.drops["offline_expired"] += self.sender.offline.cleanup_expired(now=now)
+        self.drop_expired(now)
+
+    def drop_expired(self, now: float) -> None:
+        """Remove what was kept too long for absent users."""
+        expired = self.sender.offline.cleanup_expired(now=now)
+        if expired:
+            self.sender.drops["offline_expired"] += expired
 
 
 def _max_connections(tier: Tier | None) -> int | None:

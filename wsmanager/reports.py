@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sized
 
 import msgspec
 
@@ -62,7 +63,13 @@ class Analytics(msgspec.Struct, frozen=True):
     refused: dict[str, int]
     """Handshakes that were refused, by code."""
     closed: dict[int, int]
-    """Closed connections by code; codes of clients outside 1000-4999 count as 1006."""
+    """Closed connections by code; codes that are none, and those beyond a hundred, count as 1006."""
+    limiter_keys: int
+    """Users that the rate limiter has in mind, as far as it tells."""
+    limiter_overflowed: int
+    """Messages that it refused for want of room for another user."""
+    reported_patterns: dict[str, int]
+    """Messages by the pattern that the validator reported and let pass."""
     tasks: dict[str, TaskHealth]
     errands: int
     loop_lag: float
@@ -95,7 +102,8 @@ def _health_of(conn: Connection, now: float) -> ConnectionHealth:
 
 def analytics_of(engine: Engine) -> Analytics:
     """Everything the engine counts."""
-    sender, congested = engine.sender, engine.heartbeat.congested
+    sender, congested, limiter = engine.sender, engine.heartbeat.congested, engine.limiter
+    engine.drop_expired(engine.now())  # nobody else does while nobody is connected
     return Analytics(
         messages=engine.analytics.get_stats(now=engine.now()),
         indexes=engine.registry.sizes,
@@ -108,6 +116,9 @@ def analytics_of(engine: Engine) -> Analytics:
         offline_bytes=sender.offline.bytes_waiting,
         refused=dict(engine.refused),
         closed=dict(engine.closed),
+        limiter_keys=len(limiter) if isinstance(limiter, Sized) else 0,
+        limiter_overflowed=getattr(limiter, "overflowed", 0),
+        reported_patterns=dict(getattr(engine.validator, "reports", {})),
         tasks=engine.supervisor.health(),
         errands=engine.supervisor.errands,
         loop_lag=engine.heartbeat.lag,

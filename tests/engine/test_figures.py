@@ -324,3 +324,28 @@ async def test_a_record_carries_its_event_and_fields(
     assert attributes["fields"] == {"connection": conn.id, "user": "alice", "type": "x"}
     assert record.levelname == "ERROR"
     assert record.exc_info is not None
+
+
+async def test_the_figures_of_the_limiter_and_the_validator_are_shown(make_manager: MakeManager) -> None:
+    manager = make_manager(WebSocketConfig(rate_limit_max_keys=1), auth=ByQuery())
+
+    @manager.on("x")
+    async def x(conn: Connection) -> None: ...
+
+    async with (
+        connect(manager.endpoint, query="user=ann") as ann,
+        connect(manager.endpoint, query="user=bob") as bob,
+    ):
+        await ann.send_json({"type": "x", "data": "' or 1=1 --"})
+        await bob.send_json({"type": "x"})
+        figures = manager.get_analytics()
+    assert (figures.limiter_keys, figures.limiter_overflowed) == (1, 1)
+    assert figures.reported_patterns["injection.sql"] == 1
+
+
+async def test_what_was_kept_too_long_goes_though_nobody_is_connected(make_manager: MakeManager) -> None:
+    manager = make_manager(WebSocketConfig(offline_ttl=10), auth=ByQuery())
+    await manager.send_personal_message("ann", {"type": "x"})
+    await asyncio.sleep(11)
+    figures = manager.get_analytics()
+    assert (figures.offline_messages, figures.drops["offline_expired"]) == (0, 1)
