@@ -28,7 +28,15 @@ from .messages import (
     UserKey,
 )
 from .outbound import Outgoing, size_of
-from .parts import limiter_of, queue_factory_of, require_async, require_part, scorer_of, validator_of
+from .parts import (
+    limiter_of,
+    queue_factory_of,
+    require_async,
+    require_config,
+    require_part,
+    scorer_of,
+    validator_of,
+)
 from .protocols import (
     Authenticator,
     Authorizer,
@@ -69,8 +77,7 @@ class ConnectionManager:
         clock: Clock = time.monotonic,
     ) -> None:
         config = WebSocketConfig() if config is None else config
-        if not isinstance(config, WebSocketConfig):  # for untyped callers
-            raise ConfigurationError("config takes a WebSocketConfig; from_mapping() makes one of a dict")
+        require_config(config)
         require_part("auth", auth, "authenticate")
         require_async("auth", auth, "authenticate")
         require_part("limiter", limiter, "check_rate_limit")

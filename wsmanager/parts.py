@@ -15,7 +15,15 @@ from .protocols import HealthScorer, MessageQueue, MessageValidator, RateLimiter
 from .rate_limit import AdaptiveRateLimiter
 from .validation import SecurityValidator
 
-__all__ = ["limiter_of", "queue_factory_of", "require_async", "require_part", "scorer_of", "validator_of"]
+__all__ = [
+    "limiter_of",
+    "queue_factory_of",
+    "require_async",
+    "require_config",
+    "require_part",
+    "scorer_of",
+    "validator_of",
+]
 
 
 def require_part(name: str, part: object, *methods: str) -> None:
@@ -35,6 +43,12 @@ def require_async(name: str, part: object, method: str) -> None:
     """Raises `ConfigurationError` where `method` of the part `name` is not ``async def``."""
     if part is not None and not inspect.iscoroutinefunction(getattr(part, method)):
         raise ConfigurationError(f"{method}() of {name}= must be async def")
+
+
+def require_config(config: object) -> None:
+    """Raises `ConfigurationError` for a dict, say."""
+    if not isinstance(config, WebSocketConfig):
+        raise ConfigurationError("config takes a WebSocketConfig; from_mapping() makes one of a dict")
 
 
 def limiter_of(config: WebSocketConfig) -> RateLimiter:

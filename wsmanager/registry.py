@@ -154,7 +154,7 @@ class Registry(Generic[C]):
         del self._by_id[conn.id]
         left = tuple(other for other in self.of_user(conn.key) if other is not conn)
         if left:
-            self._users[conn.key] = left if len(left) > 1 else left[0]
+            self._users[conn.key] = left[0] if len(left) == 1 else left
         else:
             del self._users[conn.key]
         tenant = self._tenants[conn.key.tenant]

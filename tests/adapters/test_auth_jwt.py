@@ -647,4 +647,4 @@ assert "starlette" not in sys.modules
 """
     token = sign("k" * 32)
 
-    subprocess.run([sys.executable, "-c", program, token], check=True, timeout=30)  # noqa: S603  # our own program
+    subprocess.run([sys.executable, "-c", program, token], check=True, timeout=30)  # our own program

@@ -26,11 +26,12 @@ class Room:
 
     async def broadcast(self, deliveries: int) -> None:
         rounds = deliveries // self.count
+        sent = 0
         started = time.perf_counter()
         for _ in range(rounds):
-            report = await self._manager.broadcast(MESSAGE)
+            sent += (await self._manager.broadcast(MESSAGE)).sent
         self.best = min(self.best, (time.perf_counter() - started) / (rounds * self.count))
-        assert report.sent == self.count
+        assert sent == rounds * self.count
 
     async def close(self) -> None:
         for socket in self._sockets:

@@ -87,9 +87,12 @@ def test_two_users_chat_through_the_mounted_endpoint() -> None:
 
 
 def test_a_client_without_a_token_is_refused_with_a_reason() -> None:
-    with running("examples.starlette_mount") as port:
-        with pytest.raises(InvalidStatus) as caught, connect(f"ws://127.0.0.1:{port}/ws"):
-            pass
+    with (
+        running("examples.starlette_mount") as port,
+        pytest.raises(InvalidStatus) as caught,
+        connect(f"ws://127.0.0.1:{port}/ws"),
+    ):
+        pass
     assert caught.value.response.status_code == 401
     assert json.loads(caught.value.response.body or b"")["error"]["code"] == "token_missing"
 

@@ -127,7 +127,12 @@ def test_the_decisions_need_no_event_loop() -> None:
     for name in names:
         source = (PACKAGE / f"{name}.py").read_text()
         tree = ast.parse(source)
-        modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        modules = {
+            alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+        }
         modules |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert not modules & {"asyncio", "anyio", "threading", "socket"}, name
-        assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree)) or name == "protocols"
+        assert (
+            not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree))
+            or name == "protocols"
+        )

@@ -15,31 +15,31 @@ DuplicateConnectionId EncodeError Forbidden HealthStatus InboundMessage InvalidM
 InvalidPayload JWTAuth MessageAnalytics MessagePriority MessagePriorityQueue Provide Pushed RateLimited
 Refused ReplyError RoomLimitReached SecurityValidator SuspiciousMessage Tier WSManagerError WebSocketConfig
 WeightedHealthScorer WrongEventLoop
-""".split()
+"""
 
 METHODS = """
 aclose analytics broadcast config connect connections disconnect dispatch endpoint get_analytics
 get_connection get_connection_health join_session leave_session lifespan on on_connect on_disconnect
 send_personal_message send_to_connection send_to_session
-""".split()
+"""
 
 CONNECTION = """
 claims close id key metadata rooms scopes send status tenant tier user_id
-""".split()
+"""
 
 
 def test_the_names_of_the_package() -> None:
-    assert sorted(wsmanager.__all__) == sorted(NAMES)
-    assert all(hasattr(wsmanager, name) for name in NAMES)
+    assert sorted(wsmanager.__all__) == sorted(NAMES.split())
+    assert all(hasattr(wsmanager, name) for name in NAMES.split())
 
 
 def test_the_methods_of_the_manager() -> None:
     manager = wsmanager.ConnectionManager()
-    assert sorted(name for name in dir(manager) if not name.startswith("_")) == sorted(METHODS)
+    assert sorted(name for name in dir(manager) if not name.startswith("_")) == sorted(METHODS.split())
 
 
 def test_what_a_handler_uses_of_a_connection_is_there() -> None:
-    assert set(CONNECTION) <= set(dir(wsmanager.Connection))
+    assert set(CONNECTION.split()) <= set(dir(wsmanager.Connection))
 
 
 def test_the_version_is_that_of_the_project() -> None:

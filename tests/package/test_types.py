@@ -21,10 +21,10 @@ from wsmanager import (
     WebSocketConfig,
 )
 from wsmanager.protocols import (
-        Claims,
-        Enqueued,
-        RateDecision,
-    )
+    Claims,
+    Enqueued,
+    RateDecision,
+)
 from wsmanager.reports import Analytics, UserHealth
 
 if TYPE_CHECKING:
