@@ -69,3 +69,15 @@ def test_a_code_and_a_pause_can_be_given() -> None:
     error = errors.RateLimited("slow down", retry_after_ms=250)
     assert (error.code, error.temporary, error.retry_after_ms) == ("rate_limited", True, 250)
     assert errors.Refused("no", code="maintenance").code == "maintenance"
+
+
+@pytest.mark.parametrize("code", [999, 1004, 1005, 1006, 1015, 2999, 5000, "4000", None])
+def test_a_code_that_no_close_frame_may_carry_is_refused(code: object) -> None:
+    with pytest.raises(errors.ConfigurationError, match="a close code is 1000 to 1014 or 3000 to 4999"):
+        errors.require_close_code(code)
+
+
+@pytest.mark.parametrize("code", [1000, 1014, 3000, 4999, CloseCode.SLOW])
+def test_a_code_that_a_close_frame_may_carry_is_a_plain_number(code: int) -> None:
+    assert errors.require_close_code(code) == code
+    assert type(errors.require_close_code(code)) is int
