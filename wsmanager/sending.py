@@ -367,7 +367,6 @@ class Sender:
             else:
                 self.drops[reason] += 1
         if lost:
-            lost.sort(key=lambda stored: stored.sequence)
             self._put_back(conn.key, lost)
             self.flush(conn.key)
 

@@ -520,6 +520,20 @@ async def test_large_messages_press_back_by_their_bytes(make_manager: MakeManage
         assert drops(manager) == {}
 
 
+async def test_what_gave_way_does_not_press_back(make_manager: MakeManager) -> None:
+    manager = make_manager(WebSocketConfig(queue_max_bytes=1_000), auth=ByQuery())
+    async with online(manager, "ann", **SLOW) as (peer, conn):
+        await congest(conn)
+        for _ in range(20):
+            await manager.broadcast(news(text(300)))
+            await manager.broadcast(news(text(300)), conflate="latest")
+        while conn.waiting > 1:
+            await peer.receive()
+            await asyncio.sleep(0.1)
+        assert await asyncio.wait_for(conn.send(news(text(400))), 0.1) is Pushed.QUEUED
+        assert (await manager.send_personal_message("ann", news(text(500)))).queued == 1
+
+
 @pytest.mark.parametrize("end", ["reset", "closed by the peer", "closed by the server", "slow"])
 async def test_who_waits_for_room_learns_of_the_end(make_manager: MakeManager, end: str) -> None:
     manager = make_manager(WebSocketConfig(queue_max_messages=2), auth=ByQuery())
@@ -657,6 +671,20 @@ async def test_an_own_send_that_finds_the_peer_gone_ends_the_connection(make_man
             await websocket.send_json(news(1))
         assert conn.status is ConnectionStatus.CLOSED
         assert manager.connections() == []
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "congested"])
+async def test_an_own_send_is_told_what_the_server_says_to_it(make_manager: MakeManager, busy: bool) -> None:
+    manager = make_manager()
+    async with adopted(manager, **(SLOW if busy else {})) as (peer, websocket, conn):
+        if busy:
+            await congest(conn)
+        sending = asyncio.ensure_future(websocket._send({"type": "websocket.send", "text": 5}))
+        await asyncio.sleep(0.1)
+        peer.resume()
+        with pytest.raises(AssertionError, match="text is a int"):
+            await sending
+        peer._socket.breach = None  # it was on purpose
 
 
 # --- the server's own failures

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -20,6 +22,7 @@ from wsmanager.testing import (
     GRANIAN,
     HYPERCORN,
     UVICORN,
+    ConnectionLost,
     Peer,
     Server,
     VirtualTimeLoop,
@@ -289,6 +292,15 @@ async def test_durable_messages_push_no_older_ones_out(make_manager: MakeManager
         assert (await read_all(peer))[2:] == list(range(20))
 
 
+async def test_large_durable_messages_push_no_older_ones_out(make_manager: MakeManager) -> None:
+    manager = make_manager(WebSocketConfig(queue_max_bytes=1_000), auth=ByQuery())
+    async with online(manager, "ann", **SLOW) as (peer, conn):
+        await congest(conn)
+        await send(manager, *(f"{n}{'x' * 400}" for n in range(9)))
+        assert kept(manager) == 7
+        assert [data[0] for data in (await read_all(peer))[2:]] == list("012345678")
+
+
 async def test_a_critical_message_overtakes_what_is_kept(make_manager: MakeManager) -> None:
     manager = make_manager(WebSocketConfig(queue_max_messages=4), auth=ByQuery())
     async with online(manager, "ann", **SLOW) as (peer, conn):
@@ -403,6 +415,48 @@ async def test_what_the_server_took_in_the_last_turn_is_not_delivered_again(
         heard = got(peer)[:-1]
     async with online(manager, "ann") as (again, _):
         assert heard + got(again) == [0, 1]
+
+
+async def test_a_frame_that_the_server_refuses_after_it_took_another_is_delivered_later(
+    make_manager: MakeManager,
+) -> None:
+    manager = make_manager(auth=ByQuery())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        frames = 0
+
+        def at_the_call(event: Any) -> Any:
+            nonlocal frames
+            frames += event["type"] == "websocket.send"
+            if frames == 2:
+                raise ConnectionLost("refused at the call")
+            return asyncio.ensure_future(send(event))
+
+        await manager.endpoint(scope, receive, at_the_call)
+
+    async with connect(app, query="user=ann") as peer:
+        await send(manager, 0, 1, 2)
+        await asyncio.sleep(0.1)
+        assert got(peer) == [0]
+        assert kept(manager) == 2
+    async with online(manager, "ann") as (again, _):
+        assert got(again) == [1, 2]
+
+
+async def test_a_connection_that_is_gone_is_not_remembered(make_manager: MakeManager) -> None:
+    manager = make_manager(auth=ByQuery())
+    await send(manager, *range(5))
+    remembered: weakref.WeakSet[Connection] = weakref.WeakSet()
+    for ending in ("drained", "reset"):
+        async with connect(manager.endpoint, query="user=ann", **SLOW) as peer:
+            remembered.update(manager.connections())
+            await send(manager, 0)
+            if ending == "drained":
+                await read_all(peer)
+            peer.reset()
+            await asyncio.sleep(1)
+    gc.collect()
+    assert not list(remembered)
 
 
 async def test_what_waited_for_a_dying_connection_goes_to_another_of_the_user(
@@ -579,6 +633,16 @@ async def test_a_smaller_queue_of_the_applications_own_loses_nothing(make_manage
     async with online(manager, "ann", **SLOW) as (peer, _):
         await send(manager, *range(10, 20))
         assert sorted(await read_all(peer)) == list(range(20))
+
+
+async def test_a_queue_of_the_applications_own_that_lets_others_give_way_loses_nothing(
+    make_manager: MakeManager,
+) -> None:
+    manager = make_manager(auth=ByQuery(), queue=Drawer)
+    async with online(manager, "ann", **SLOW) as (peer, conn):
+        await congest(conn)
+        await send(manager, *range(10))
+        assert sorted((await read_all(peer))[2:]) == list(range(10))
 
 
 # --- conservation

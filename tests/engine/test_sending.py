@@ -445,6 +445,23 @@ async def test_a_message_is_encoded_once_however_many_get_it(make_manager: MakeM
         assert codec.encoded == 2
 
 
+class ComplexCodec(JSONCodec):
+    """An application's own JSON, which knows more."""
+
+    def encode(self, message: Any) -> str:
+        if isinstance(message, dict) and isinstance(message["data"], complex):
+            message = {**message, "data": [message["data"].real, message["data"].imag]}
+        return super().encode(message)
+
+
+async def test_messages_are_kept_as_the_applications_own_json_writes_them(make_manager: MakeManager) -> None:
+    manager = make_manager(auth=ByQuery(), codecs=[MessagePackCodec(), ComplexCodec()])
+    assert (await manager.send_personal_message("ann", news(1 + 2j))).kept == 1
+    async with online(manager, "ann", subprotocols=[JSON]) as (peer, _):
+        assert (await manager.send_personal_message("ann", news(2j))).sent == 1
+        assert got(peer) == [[1.0, 2.0], [0.0, 2.0]]
+
+
 # --- forms
 
 
