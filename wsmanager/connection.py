@@ -34,7 +34,7 @@ from .messages import (
 )
 from .outbound import OWN, Outgoing, Prepared, prepare_own
 from .protocols import Claims, Codec, MessageQueue
-from .transport import Event, Receive, Send, transport_for
+from .transport import Event, Receive, Send, discard, transport_for
 
 if TYPE_CHECKING:
     from .inbound import ReadAhead
@@ -226,8 +226,8 @@ class Connection:
         """Send one message to this connection, with backpressure.
 
         Returns at once while the peer keeps up. While more than half of its queue is taken, waits.
-        Raises `ConnectionClosed` when the connection is closed before the message was handed over or
-        queued, and `EncodeError` when the message cannot be encoded.
+        Raises `ConnectionClosed` when the connection is closed, or closes while this waits, and
+        `EncodeError` when the message cannot be encoded.
         """
         expires_at = None if ttl is None else self._host.now() + ttl
         outgoing = Outgoing(message, priority=priority, expires_at=expires_at, key=conflate)
@@ -254,9 +254,15 @@ class Connection:
         except _SEND_FAILED as error:  # one failing target must never harm the others
             self.peer_failed(error)
             return Pushed.OFFLINE
-        if rest is None:
-            return _SENT
-        self._congest(rest, prepared)
+        return _SENT if rest is None else self._wait_for(rest, prepared)
+
+    def _wait_for(self, rest: Awaitable[None], prepared: Prepared) -> Pushed:
+        try:
+            self._congest(rest, prepared)
+        except Exception as error:  # of a replaced queue: as if the send had failed
+            discard(rest)
+            self.peer_failed(error)
+            return Pushed.OFFLINE
         return Pushed.QUEUED
 
     def _push_impaired(self, prepared: Prepared) -> Pushed:

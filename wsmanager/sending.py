@@ -90,7 +90,7 @@ class Sender:
         self._json = json
         self._clock = clock
         self._sequence = itertools.count(1)
-        self._appearing: dict[UserKey, list[asyncio.Future[None]]] = {}
+        self._appearing: dict[UserKey, dict[asyncio.Future[None], None]] = {}
         self._appearing_count = 0
         # Users of connections that close and have not sent everything yet.
         self._leaving: Counter[UserKey] = Counter()
@@ -205,7 +205,7 @@ class Sender:
 
     def _try(self, key: UserKey, outgoing: Outgoing, skip: frozenset[str]) -> Tally:
         targets = self._registry.of_user(key)
-        if not skip and self._must_wait_its_turn(key, outgoing, targets):
+        if targets and not skip and self._must_wait_its_turn(key, outgoing, targets):
             return Tally(self._config.max_report_ids)
         tally = self._push_all(targets, outgoing, skip)
         if not targets:
@@ -237,14 +237,14 @@ class Sender:
             self.drops["wait_refused"] += 1
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._appearing.setdefault(key, []).append(waiter)
+        self._appearing.setdefault(key, {})[waiter] = None
         self._appearing_count += 1
         try:
             await asyncio.wait({waiter}, timeout=timeout)
         finally:
             self._appearing_count -= 1
             waiters = self._appearing[key]
-            waiters.remove(waiter)
+            del waiters[waiter]
             if not waiters:
                 del self._appearing[key]
 

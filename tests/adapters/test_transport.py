@@ -142,6 +142,90 @@ def by_method(send: Send) -> Send:
     return Wrapper(send).send
 
 
+async def _pass_on(send: Send, event: Any) -> None:
+    await send(event)
+
+
+def by_argument(send: Send) -> Send:
+    return functools.partial(_pass_on, with_timeout(send))
+
+
+def by_default(send: Send) -> Send:
+    async def wrapped(event: Any, inner: Send = with_timeout(send)) -> None:
+        await inner(event)
+
+    return wrapped
+
+
+def by_keyword_default(send: Send) -> Send:
+    async def wrapped(event: Any, *, inner: Send = with_timeout(send)) -> None:
+        await inner(event)
+
+    return wrapped
+
+
+def by_lambda_inside(send: Send) -> Send:
+    inner = by_lambda(send)
+
+    async def wrapped(event: Any) -> None:
+        await inner(event)
+
+    return wrapped
+
+
+def by_object_inside(send: Send) -> Send:
+    inner = Caller(send)
+
+    async def wrapped(event: Any) -> None:
+        await inner(event)
+
+    return wrapped
+
+
+def by_list(send: Send) -> Send:
+    sends = [with_timeout(send)]
+
+    async def wrapped(event: Any) -> None:
+        for each in sends:
+            await each(event)
+
+    return wrapped
+
+
+class Box:
+    def __init__(self, send: Send) -> None:
+        self.wrapper = Wrapper(send)
+
+
+def by_attribute_of_an_attribute(send: Send) -> Send:
+    box = Box(send)
+
+    async def wrapped(event: Any) -> None:
+        await box.wrapper.send(event)
+
+    return wrapped
+
+
+def _make_sender(send: Send) -> Send:
+    return with_timeout(send)
+
+
+def by_result(send: Send) -> Send:
+    async def wrapped(event: Any) -> None:
+        await _make_sender(send)(event)
+
+    return wrapped
+
+
+def by_name(send: Send) -> Send:
+    inner = Wrapper(send)
+
+    async def wrapped(event: Any) -> None:
+        await getattr(inner, "send")(event)  # noqa: B009 - as code does that knows the name only then
+
+    return wrapped
+
+
 def by_task(send: Send) -> Send:
     """As on granian: it starts when it is called."""
     return lambda event: asyncio.ensure_future(_send_in_time(send, event))
@@ -175,6 +259,15 @@ WRAPPERS: list[Wrap] = [
     by_decorator,
     by_method,
     Caller,
+    by_argument,
+    by_default,
+    by_keyword_default,
+    by_lambda_inside,
+    by_object_inside,
+    by_list,
+    by_attribute_of_an_attribute,
+    by_result,
+    by_name,
     by_task,
     inside_a_framework,
 ]

@@ -93,3 +93,25 @@ async def test_a_code_that_no_close_frame_may_carry_is_refused(make_manager: Mak
         with pytest.raises(ConfigurationError, match="a close code is"):
             raise Disconnect(code)
         assert not peer.closed
+
+
+async def test_a_queue_that_cannot_be_made_costs_its_own_connection_only(make_manager: MakeManager) -> None:
+    def no_queue() -> Any:
+        raise RuntimeError("no queue")
+
+    manager = make_manager(auth=ByQuery(), queue=no_queue)
+    async with (
+        connect(manager.endpoint, query="user=stuck", window=1, stalled=True),
+        connect(manager.endpoint, query="user=well") as well,
+    ):
+        for number in range(3):
+            await manager.broadcast({"type": "x", "data": number})
+        assert [(await well.receive_json())["data"] for _ in range(3)] == [0, 1, 2]
+        assert [conn.user_id for conn in manager.connections()] == ["well"]
+
+
+async def test_every_report_says_that_the_user_is_away(make_manager: MakeManager) -> None:
+    manager = make_manager(auth=ByQuery())
+    for _ in range(2):
+        report = await manager.send_personal_message("ann", {"type": "x"})
+        assert (report.offline, report.kept, report.failed) == (1, 1, ("ann",))
