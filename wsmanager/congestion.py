@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Literal
 
 from .errors import ConnectionClosed
+from .logs import log_event
 from .outbound import Outgoing, Prepared
 from .supervision import is_being_cancelled
 from .transport import Event, discard
@@ -246,10 +248,13 @@ class Congestion:
             self._taken(in_hand)
         elif in_hand is not None:
             left.append(in_hand)
-        while (prepared := self._queue.dequeue(now=self._conn.host.now())) is not None:
-            left.append(prepared)
+        try:
+            while (prepared := self._queue.dequeue(now=self._conn.host.now())) is not None:
+                left.append(prepared)
+            self.drop_expired()
+        except Exception as error:  # of a replaced queue: what it holds is lost
+            log_event(logging.ERROR, "queue.failed", error=error, connection=self._conn.id)
         self._remove(left, "abandoned")
-        self.drop_expired()
         for prepared in self._spared:
             _tell(prepared, ConnectionClosed(f"connection {self._conn.id} is closed"))
         self._tell_room()

@@ -298,8 +298,12 @@ class Connection:
         volatile = outgoing.delivery is Delivery.VOLATILE
         if volatile and self._breaker is not None and not self._breaker.allow(now=self._host.now()):
             return self._drop("breaker")
-        if congestion.push(prepared):
-            return Pushed.QUEUED
+        try:
+            if congestion.push(prepared):
+                return Pushed.QUEUED
+        except Exception as error:  # of a replaced queue: as if the send had failed
+            self.peer_failed(error)
+            return Pushed.OFFLINE
         fits = prepared.size <= self._host.config.queue_max_bytes
         if fits and self.priority_of(outgoing) is MessagePriority.CRITICAL:
             self.close_soon(CloseCode.SLOW, "slow", flush=False)
@@ -352,11 +356,6 @@ class Connection:
     def waiting(self) -> int:
         """How many messages wait for this peer."""
         return 0 if self._congestion is None else len(self._congestion)
-
-    @property
-    def half_full(self) -> bool:
-        """Whether more than half of its queue is taken."""
-        return self._congestion is not None and self._congestion.half_full
 
     def has_room_for(self, size: int) -> bool:
         """Whether a message of `size` bytes can go out or wait without another giving way."""

@@ -136,7 +136,7 @@ class DeliveryReport(msgspec.Struct, frozen=True):
     offline: int = 0
     unsupported: int = 0
     kept: int = 0
-    """Users for whom the message now waits until they connect."""
+    """Users for whom the message now waits until they connect, or until their peer has room for it."""
     attempts: int = 1
     """How often a critical message was tried."""
     failed: tuple[str, ...] = ()

@@ -302,7 +302,9 @@ class Sender:
     def flush(self, key: UserKey) -> None:
         """Hand over what is kept for a user, oldest first. Of those messages at most one waits in the queue
         of each connection: so their priorities cannot change their order."""
-        if not self.offline.count(key) or key in self._flushing:
+        if not self.offline.count(key) or key in self._leaving:
+            return  # a connection that closes may still send older ones, or give them back
+        if key in self._flushing:
             return  # a queue of the application's own may give up one message for the next
         self._flushing.add(key)
         try:

@@ -45,22 +45,8 @@ Send: TypeAlias = Callable[[Event], Awaitable[None]]
 # Code whose `send` is known to suspend on plain futures only.
 _KNOWN = ("uvicorn.", "hypercorn.", "daphne.", "starlette.", "fastapi.", "wsmanager.")
 
-# Names whose use inside a coroutine binds something to the task that runs it, or starts another.
-_BINDS_TO_TASK = frozenset(
-    {
-        "CancelScope",
-        "TaskGroup",
-        "create_task",
-        "create_task_group",
-        "current_task",
-        "ensure_future",
-        "fail_after",
-        "move_on_after",
-        "timeout",
-        "timeout_at",
-        "wait_for",
-    }
-)
+# ``await send(event)`` in a closure, as Python 3.11 compiles it.
+_AWAIT_OF_CLOSURE = ["PUSH_NULL", "LOAD_DEREF", "LOAD_FAST", "PRECALL", "CALL", "GET_AWAITABLE"]
 
 
 def frame_of(event: Event) -> Frame:
@@ -159,7 +145,7 @@ def transport_for(send: Send) -> Transport:
         return _STEPPED
     if _EAGER_TASKS:
         return _EAGER
-    return _STEPPED if _binds_nothing(send, set()) else _DEFERRED
+    return _STEPPED if _binds_nothing(send) else _DEFERRED
 
 
 def _is_known(send: Any) -> bool:
@@ -190,34 +176,32 @@ def _content(cell: Any) -> Any:
         return None
 
 
-def _binds_nothing(send: Any, seen: set[Any]) -> bool:
-    """Whether `send` is a coroutine function that, with all that it is seen to call, uses no ``with`` and
-    no name that binds to a task."""
+def _binds_nothing(send: Any) -> bool:
+    """Whether `send` is a coroutine function without a ``with`` that awaits nothing but others of its kind
+    in its closure. Code is understood so far as a plain wrapper needs it; the rest is not trusted."""
     function = _function(send)
     if not inspect.iscoroutinefunction(function):
         return False
-    if function in seen:
-        return True
-    seen.add(function)
-    code = function.__code__
-    if _uses_with(code) or not _BINDS_TO_TASK.isdisjoint(code.co_names):
+    awaited = _awaited_by(function.__code__)
+    if awaited is None:
         return False
-    return all(_binds_nothing(inner, seen) for inner in _called_by(send, function))
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    inner = [_content(cells[name]) if name in cells else None for name in awaited]
+    return all(each is not function and (_is_known(each) or _binds_nothing(each)) for each in inner)
 
 
 @functools.lru_cache(maxsize=256)
-def _uses_with(code: types.CodeType) -> bool:
-    return any(step.opname in {"BEFORE_WITH", "BEFORE_ASYNC_WITH"} for step in dis.get_instructions(code))
-
-
-def _called_by(send: Any, function: Any) -> list[Any]:
-    """The coroutine functions among what `function` names: in its closure, its module, its own object,
-    and as their attributes."""
-    names = function.__code__.co_names
-    owners = [
-        getattr(send, "__self__", None),
-        *map(_content, function.__closure__ or ()),
-        *(function.__globals__.get(name) for name in names),
-    ]
-    attributes = (inspect.getattr_static(owner, name, None) for owner in owners for name in names)
-    return [each for each in (*owners, *attributes) if inspect.iscoroutinefunction(_function(each))]
+def _awaited_by(code: types.CodeType) -> frozenset[str] | None:
+    """The names in the closure of `code` whose calls it awaits; None when it awaits something else, or
+    may wait inside a ``with``."""
+    steps = list(dis.get_instructions(code))
+    names: set[str] = set()
+    for place, step in enumerate(steps):
+        if step.opname in {"BEFORE_WITH", "GET_ANEXT"}:
+            return None
+        if step.opname == "GET_AWAITABLE":
+            call = steps[max(0, place - 5) : place + 1]
+            if [part.opname for part in call] != _AWAIT_OF_CLOSURE:
+                return None
+            names.add(call[1].argval)
+    return frozenset(names)

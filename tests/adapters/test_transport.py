@@ -151,15 +151,56 @@ def by_argument(send: Send) -> Send:
 
 
 def by_default(send: Send) -> Send:
-    async def wrapped(event: Any, inner: Send = with_timeout(send)) -> None:
+    limited = with_timeout(send)
+
+    async def wrapped(event: Any, inner: Send = limited) -> None:
         await inner(event)
 
     return wrapped
 
 
-def by_keyword_default(send: Send) -> Send:
-    async def wrapped(event: Any, *, inner: Send = with_timeout(send)) -> None:
+def by_own_variable(send: Send) -> Send:
+    async def wrapped(event: Any) -> None:
+        inner = with_timeout(send)
+
+        async def own() -> None:
+            await inner(event)
+
         await inner(event)
+        del own
+
+    return wrapped
+
+
+def by_itself(send: Send) -> Send:
+    limited = with_timeout(send)
+
+    async def wrapped(event: Any) -> None:
+        if isinstance(event, dict):
+            await wrapped((event,))
+        else:
+            await limited(*event)
+
+    return wrapped
+
+
+class Stream:
+    def __init__(self, send: Send, event: Any) -> None:
+        self.rest = [_send_in_time(send, event)]
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> None:
+        if not self.rest:
+            raise StopAsyncIteration
+        await self.rest.pop()
+
+
+def by_loop(send: Send) -> Send:
+    async def wrapped(event: Any) -> None:
+        async for _ in Stream(send, event):
+            pass
 
     return wrapped
 
@@ -261,7 +302,9 @@ WRAPPERS: list[Wrap] = [
     Caller,
     by_argument,
     by_default,
-    by_keyword_default,
+    by_own_variable,
+    by_itself,
+    by_loop,
     by_lambda_inside,
     by_object_inside,
     by_list,

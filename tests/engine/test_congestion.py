@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import anyio
@@ -642,6 +642,15 @@ async def test_who_is_cancelled_before_its_turn_has_sent_nothing(make_manager: M
         assert await read_all(peer) == ["first", "first", "after"]
 
 
+async def test_who_is_cancelled_while_the_server_has_the_frame_has_sent_it(make_manager: MakeManager) -> None:
+    manager = make_manager()
+    async with adopted(manager, **SLOW) as (peer, websocket, _):
+        await websocket.send_json(news(0))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(websocket.send_json(news(1)), 1)
+        assert await read_all(peer) == [0, 1]
+
+
 @every_server
 @pytest.mark.parametrize("end", ["reset", "closed by the peer", "closed by the server", "slow"])
 async def test_an_own_send_learns_of_the_end(make_manager: MakeManager, server: Server, end: str) -> None:
@@ -797,6 +806,65 @@ async def test_a_time_limit_around_the_servers_send_hits_nobody_but_the_peer(
             await asyncio.sleep(1)
         assert got(other) == list(range(10))
         assert [conn.user_id for conn in manager.connections()] == ["ben"]
+
+
+class Crumbling(MessagePriorityQueue[Any]):
+    """A queue that fails once it is used as often as it says."""
+
+    uses = 0
+
+    def _use(self) -> None:
+        type(self).uses -= 1
+        if self.uses < 0:
+            raise ValueError("the queue is broken")
+
+    def enqueue(self, *values: Any, **options: Any) -> Any:
+        self._use()
+        return super().enqueue(*values, **options)
+
+    def dequeue(self, **options: Any) -> Any:
+        self._use()
+        return super().dequeue(**options)
+
+    def cleanup_expired(self, **options: Any) -> Any:
+        self._use()
+        return super().cleanup_expired(**options)
+
+
+@pytest.mark.parametrize("uses", range(8))
+async def test_a_queue_that_fails_costs_its_own_connection_only(make_manager: MakeManager, uses: int) -> None:
+    manager = make_manager(auth=ByQuery(), queue=type("Queue", (Crumbling,), {"uses": uses}))
+    async with online(manager, "ann", **SLOW) as (peer, _), online(manager, "ben") as (other, _):
+        for n in range(6):
+            await manager.broadcast(news(n))
+        await read_all(peer)
+        await asyncio.sleep(6)
+        assert [conn.user_id for conn in manager.connections()] == ["ben"]
+        assert got(other) == list(range(6))
+
+
+async def test_a_server_that_does_not_let_go_of_a_frame_holds_up_nothing_else(
+    make_manager: MakeManager,
+) -> None:
+    manager = make_manager(auth=ByQuery())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def stubborn(event: Any) -> None:
+            if event["type"] == "websocket.send":
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1_000)
+            await send(event)
+
+        await manager.endpoint(scope, receive, stubborn)
+
+    async with connect(app, query="user=ann") as peer:
+        await manager.send_personal_message("ann", news(0))
+        await manager.send_personal_message("ann", news(1))
+        await asyncio.sleep(1)
+        peer.reset()
+        await asyncio.sleep(6)
+        assert manager.connections() == []
+        assert manager.get_analytics().offline_messages == 2
 
 
 # --- closing

@@ -237,6 +237,7 @@ EVENTS = {
     "on_connect.failed",
     "on_disconnect.failed",
     "origin.refused",
+    "queue.failed",
     "refusal.failed",
     "send.failed",
     "shutdown.timeout",

@@ -540,6 +540,23 @@ async def test_what_a_closing_connection_cannot_flush_comes_first_on_the_next(
             assert got(fresh) == [0, 1, 2]
 
 
+async def test_what_a_closing_connection_holds_comes_first_whatever_else_is_sent(
+    make_manager: MakeManager,
+) -> None:
+    manager = make_manager(auth=ByQuery())
+    async with online(manager, "ann", **SLOW) as (_, conn):
+        await congest(conn)
+        await send(manager, 0, 1)
+        conn.close_soon(4001, "restart")
+        async with online(manager, "ann", server=GRANIAN) as (fresh, _):
+            await send(manager, 2)
+            await manager.broadcast(news("volatile"))
+            await asyncio.sleep(1)
+            assert got(fresh) == ["volatile"]
+            await asyncio.sleep(6)
+            assert got(fresh) == ["volatile", 0, 1, 2]
+
+
 async def test_what_cannot_be_put_back_is_counted(make_manager: MakeManager) -> None:
     manager = make_manager(WebSocketConfig(offline_max_users=1), auth=ByQuery())
     async with online(manager, "ann", **SLOW) as (peer, conn):
@@ -665,6 +682,9 @@ class History:
         assert report.delivered
         self.sent += 1
 
+    async def chat(self) -> None:
+        await self.manager.broadcast(news("volatile"))
+
     async def come(self) -> None:
         if self.peer is None:
             self.peer, self.conn = await self.stack.enter_async_context(
@@ -726,7 +746,7 @@ class History:
         """What the server has taken for the device counts as delivered."""
         assert self.peer is not None
         data = [decoded(frame) for frame in self.peer.frames]
-        self.heard += [one["data"] for one in data if one["type"] == "news"]
+        self.heard += [one["data"] for one in data if isinstance(one["data"], int)]
 
     async def finish(self) -> None:
         await self.resume()
@@ -759,6 +779,20 @@ ACTS = [
 ]
 
 
+async def live(server: Server, queue: int, acts: list[str]) -> History:
+    """What comes of `acts`, once all is quiet."""
+    manager = ConnectionManager(
+        WebSocketConfig(queue_max_messages=queue), auth=ByQuery(), clock=asyncio.get_running_loop().time
+    )
+    async with manager, AsyncExitStack() as stack:
+        history = History(manager, stack, server)
+        for act in acts:
+            await getattr(history, act)()
+        await history.finish()
+        assert kept(manager) == 0
+        return history
+
+
 @given(
     server=st.sampled_from(SERVERS),
     queue=st.sampled_from([1, 3, 1_000]),
@@ -768,17 +802,20 @@ ACTS = [
 def test_every_durable_message_is_delivered_once_and_in_order(
     server: Server, queue: int, acts: list[str]
 ) -> None:
-    async def law() -> None:
-        manager = ConnectionManager(
-            WebSocketConfig(queue_max_messages=queue), auth=ByQuery(), clock=asyncio.get_running_loop().time
-        )
-        async with manager, AsyncExitStack() as stack:
-            history = History(manager, stack, server)
-            for act in acts:
-                await getattr(history, act)()
-            await history.finish()
-            assert history.heard == list(range(history.sent))
-            assert kept(manager) == 0
-
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        runner.run(law())
+        history = runner.run(live(server, queue, acts))
+    assert history.heard == list(range(history.sent))
+
+
+@given(
+    server=st.sampled_from(SERVERS),
+    queue=st.sampled_from([1, 3, 1_000]),
+    acts=st.lists(st.sampled_from([*ACTS, "chat", "chat", "chat"]), max_size=40),
+)
+@examples(300)
+def test_every_durable_message_is_delivered_once_whatever_others_push_out(
+    server: Server, queue: int, acts: list[str]
+) -> None:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        history = runner.run(live(server, queue, acts))
+    assert sorted(history.heard) == list(range(history.sent))
