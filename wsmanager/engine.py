@@ -41,6 +41,7 @@ from .protocols import (
 )
 from .rate_limit import AdaptiveRateLimiter
 from .registry import Registry
+from .retention import Retention
 from .routing import Router
 from .sending import Sender
 from .supervision import Supervisor
@@ -86,7 +87,8 @@ class Engine:
         )
         self.router = Router(Connection)
         self.gate = Gate(config, auth, codecs, clock)
-        self.sender = Sender(config, self.registry, analytics, _json_among(codecs), clock)
+        self.retention = Retention(config, self.registry, analytics, _json_among(codecs), clock)
+        self.sender = Sender(config, self.registry, analytics, self.retention, clock)
         self.heartbeat = Heartbeat(config, self.registry, clock, sweep=self._sweep)
         self.supervisor = Supervisor()
         self.system = SystemMessages(
@@ -322,16 +324,16 @@ class Engine:
 
     def drained(self, conn: Connection) -> None:
         self.heartbeat.congested.discard(conn)
-        self.sender.drained(conn)
+        self.retention.drained(conn)
 
     def dropped(self, reason: str) -> None:
-        self.sender.drops[reason] += 1
+        self.retention.drops[reason] += 1
 
     def handed_over(self, conn: Connection, prepared: Prepared) -> None:
-        self.sender.handed_over(conn, prepared)
+        self.retention.handed_over(conn, prepared)
 
     def given_up(self, conn: Connection, messages: Sequence[Prepared], reason: str) -> None:
-        self.sender.given_up(conn, [prepared.outgoing for prepared in messages], reason)
+        self.retention.given_up(conn, [prepared.outgoing for prepared in messages], reason)
 
     def leave_indexes(self, conn: Connection, status: ConnectionStatus) -> None:
         was_open = conn.status is ConnectionStatus.OPEN
@@ -357,9 +359,9 @@ class Engine:
 
     def drop_expired(self, now: float) -> None:
         """Remove what was kept too long for absent users."""
-        expired = self.sender.offline.cleanup_expired(now=now)
+        expired = self.retention.offline.cleanup_expired(now=now)
         if expired:
-            self.sender.drops["offline_expired"] += expired
+            self.retention.drops["offline_expired"] += expired
 
 
 def _max_connections(tier: Tier | None) -> int | None:

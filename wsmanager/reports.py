@@ -102,7 +102,7 @@ def _health_of(conn: Connection, now: float) -> ConnectionHealth:
 
 def analytics_of(engine: Engine) -> Analytics:
     """Everything the engine counts."""
-    sender, congested, limiter = engine.sender, engine.heartbeat.congested, engine.limiter
+    retention, congested, limiter = engine.retention, engine.heartbeat.congested, engine.limiter
     engine.drop_expired(engine.now())  # nobody else does while nobody is connected
     return Analytics(
         messages=engine.analytics.get_stats(now=engine.now()),
@@ -110,10 +110,10 @@ def analytics_of(engine: Engine) -> Analytics:
         health=dict(Counter(conn.health.status for conn in engine.registry)),
         congested=len(congested),
         waiting=sum(conn.waiting for conn in congested),
-        drops=dict(sender.drops),
-        offline_users=sender.offline.users,
-        offline_messages=sender.offline.messages,
-        offline_bytes=sender.offline.bytes_waiting,
+        drops=dict(retention.drops),
+        offline_users=retention.offline.users,
+        offline_messages=retention.offline.messages,
+        offline_bytes=retention.offline.bytes_waiting,
         refused=dict(engine.refused),
         closed=dict(engine.closed),
         limiter_keys=len(limiter) if isinstance(limiter, Sized) else 0,

@@ -67,6 +67,20 @@ async def test_a_send_that_binds_nothing_takes_a_frame_at_once() -> None:
     assert len(taken) == 3
 
 
+async def test_a_send_that_calls_itself_is_no_puzzle() -> None:
+    taken: list[Any] = []
+
+    async def send(event: Any) -> None:
+        if isinstance(event, dict):
+            event = [event]
+            await send(event)
+        else:
+            taken.append(event)
+
+    await write_and_finish(send, event("a"))
+    assert taken == [[event("a")]]
+
+
 # --- ways in which applications wrap a send
 
 
@@ -177,7 +191,8 @@ def by_itself(send: Send) -> Send:
 
     async def wrapped(event: Any) -> None:
         if isinstance(event, dict):
-            await wrapped((event,))
+            event = [event]
+            await wrapped(event)
         else:
             await limited(*event)
 

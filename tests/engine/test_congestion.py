@@ -22,8 +22,9 @@ from wsmanager import (
     WebSocketConfig,
 )
 from wsmanager.breaker import BreakerState
+from wsmanager.codecs import JSONCodec
 from wsmanager.config import Tier
-from wsmanager.errors import ConnectionClosed
+from wsmanager.errors import ConnectionClosed, EncodeError
 from wsmanager.messages import Delivery, DeliveryReport, HealthStatus, Pushed
 from wsmanager.testing import (
     DAPHNE,
@@ -644,11 +645,12 @@ async def test_who_is_cancelled_before_its_turn_has_sent_nothing(make_manager: M
 
 async def test_who_is_cancelled_while_the_server_has_the_frame_has_sent_it(make_manager: MakeManager) -> None:
     manager = make_manager()
-    async with adopted(manager, **SLOW) as (peer, websocket, _):
+    async with adopted(manager, **SLOW) as (peer, websocket, conn):
         await websocket.send_json(news(0))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(websocket.send_json(news(1)), 1)
         assert await read_all(peer) == [0, 1]
+        assert await conn.send(news(2)) is Pushed.SENT
 
 
 @every_server
@@ -844,7 +846,7 @@ async def test_a_queue_that_fails_costs_its_own_connection_only(make_manager: Ma
 
 
 async def test_a_server_that_does_not_let_go_of_a_frame_holds_up_nothing_else(
-    make_manager: MakeManager,
+    make_manager: MakeManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     manager = make_manager(auth=ByQuery())
 
@@ -857,7 +859,7 @@ async def test_a_server_that_does_not_let_go_of_a_frame_holds_up_nothing_else(
 
         await manager.endpoint(scope, receive, stubborn)
 
-    async with connect(app, query="user=ann") as peer:
+    async with connect(app, query="user=ann", server=HYPERCORN) as peer:
         await manager.send_personal_message("ann", news(0))
         await manager.send_personal_message("ann", news(1))
         await asyncio.sleep(1)
@@ -865,6 +867,7 @@ async def test_a_server_that_does_not_let_go_of_a_frame_holds_up_nothing_else(
         await asyncio.sleep(6)
         assert manager.connections() == []
         assert manager.get_analytics().offline_messages == 2
+        assert caplog.records == []
 
 
 # --- closing
@@ -991,6 +994,23 @@ async def test_a_reason_is_cut_to_what_a_close_frame_can_carry(make_manager: Mak
             await conn.close(4000, reason)
             assert await peer.wait_closed(1) == (4000, cut)
             assert decoded(peer.frames[0])["data"]["reason"] == cut
+
+
+class Curt(JSONCodec):
+    """Has no word for a farewell."""
+
+    def encode(self, message: Any) -> str:
+        if message["type"] == "disconnect":
+            raise EncodeError("no words for it")
+        return super().encode(message)
+
+
+async def test_a_codec_without_a_word_for_it_closes_with_the_code_alone(make_manager: MakeManager) -> None:
+    manager = make_manager(auth=ByQuery(), codecs=[Curt()])
+    async with online(manager, "ann") as (peer, conn):
+        await conn.close(4001, "restart")
+        assert await peer.wait_closed(1) == (4001, "restart")
+        assert peer.frames == []
 
 
 async def test_what_waits_for_room_of_a_closing_connection_is_flushed_too(make_manager: MakeManager) -> None:

@@ -605,6 +605,24 @@ async def test_a_send_that_finds_the_peer_gone_says_so(make_manager: MakeManager
             await conn.send(NEWS)
 
 
+async def test_a_handler_that_finds_another_connection_closed_keeps_its_own(
+    make_manager: MakeManager,
+) -> None:
+    manager = make_manager(auth=ByQuery())
+    others: list[Connection] = []
+
+    @manager.on("tell")
+    async def tell(conn: Connection, data: Any) -> None:
+        await others[0].send(news(data))
+
+    async with online(manager, "ann") as (ann, conn), online(manager, "ben") as (_, ben):
+        others.append(ben)
+        await ben.close()
+        await ann.send_json({"type": "tell", "id": 1, "data": "psst"})
+        assert (await ann.receive_json())["data"]["code"] == "internal_error"
+        assert manager.connections() == [conn]
+
+
 async def test_only_personal_messages_are_durable(make_manager: MakeManager) -> None:
     manager = make_manager()
     with pytest.raises(ConfigurationError, match="durable"):

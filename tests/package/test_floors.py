@@ -44,6 +44,7 @@ FLOORS = {
         "parts",
         "pipeline",
         "reports",
+        "retention",
         "sending",
         "system",
     },
