@@ -38,6 +38,7 @@ from .messages import (
     MessagePriority,
     Pushed,
 )
+from .middleware import WebSocketMiddleware
 from .priority_queue import MessagePriorityQueue
 from .rate_limit import AdaptiveRateLimiter
 from .routing import Provide
@@ -82,6 +83,7 @@ __all__ = [
     "Tier",
     "WSManagerError",
     "WebSocketConfig",
+    "WebSocketMiddleware",
     "WeightedHealthScorer",
     "WrongEventLoop",
 ]

@@ -10,19 +10,20 @@ from collections.abc import Awaitable, Generator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .connection import Connection
-from .errors import CloseCode, ConfigurationError, ConnectionClosed, Disconnect, Refused, to_client
-from .inbound import Item, ReadAhead
-from .messages import Frame, InboundMessage
-from .outbound import size_of
+from .errors import CloseCode, ConfigurationError, Disconnect, Refused, to_client
+from .guard import Guard, GuardedSocket, guarded
+from .handshake import VisitorLeft
+from .messages import ConnectionStatus
+from .modes import EnvelopeMode, OpaqueMode
 from .pipeline import Pipeline
-from .transport import Event, frame_of
+from .transport import Event
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from .engine import Engine
 
-__all__ = ["Adoption", "Guard", "WebSocketLike"]
+__all__ = ["Adoption", "WebSocketLike"]
 
 
 class WebSocketLike(Protocol):
@@ -36,69 +37,6 @@ class WebSocketLike(Protocol):
 
     def receive(self) -> Awaitable[Any]: ...
     def accept(self, subprotocol: str | None = None) -> Awaitable[None]: ...
-
-
-class Guard:
-    """Stands in the socket's own ``receive`` and ``send``: whatever the endpoint calls is checked."""
-
-    def __init__(self, conn: Connection, pipeline: Pipeline) -> None:
-        self._conn = conn
-        self._pipeline = pipeline
-        self._passed: tuple[Frame, InboundMessage] | None = None
-        self.socket: weakref.ref[Any] | None = None
-        """Tells when the endpoint has dropped the socket without a word."""
-
-    async def receive(self) -> Event:
-        """The next event that is the application's to see."""
-        conn = self._conn
-        self._passed = None
-        while True:
-            if conn.ahead is not None:
-                item = await conn.ahead.next()
-                if item is None:
-                    conn.ahead = None
-                    continue
-            else:
-                event = await conn.receive()
-                if event["type"] == "websocket.disconnect":
-                    conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
-                    return event
-                item = self.admit(event)
-            if item is not None:
-                return self._hand_over(*item[0])
-
-    def _hand_over(self, event: Event, message: InboundMessage) -> Event:
-        self._passed = (frame_of(event), message)
-        return event
-
-    def admit(self, event: Event) -> Item | None:
-        """`event` with its message, checked; None when it was answered."""
-        frame = frame_of(event)
-        message = self._pipeline.inspect_whole(self._conn, frame)
-        return None if message is None else ((event, message), size_of(frame))
-
-    def take_passed(self, frame: Frame) -> InboundMessage | None:
-        """The message of `frame`, if it is the very object that was handed over last: its checks are
-        done and paid for."""
-        passed, self._passed = self._passed, None
-        return passed[1] if passed is not None and passed[0] is frame else None
-
-    def read_on(self) -> None:
-        """Read in the endpoint's stead, so that a disconnect is seen."""
-        if self._conn.ahead is None:
-            self._conn.ahead = ReadAhead(self._conn, self.admit)
-        self._conn.ahead.start()
-
-    async def send(self, event: Event) -> None:
-        """The endpoint's own send, in the connection's one order. A peer that is gone is an `OSError`,
-        which Starlette turns into `WebSocketDisconnect`."""
-        if event["type"] == "websocket.close":
-            await self._conn.close(event.get("code", CloseCode.NORMAL), event.get("reason") or "")
-            return
-        try:
-            await self._conn.send_event(event)
-        except ConnectionClosed:
-            raise ConnectionResetError("the WebSocket is closed") from None
 
 
 class Adoption:
@@ -155,6 +93,9 @@ class Adoption:
         receive, send = websocket._receive, websocket._send
         if websocket.client_state.name == "CONNECTING":
             await websocket.receive()
+        socket = guarded(websocket.scope, engine)
+        if socket is not None:
+            return await self._take_over(socket)
         try:
             conn = await engine.enter(
                 websocket.scope,
@@ -181,12 +122,37 @@ class Adoption:
             raise
         if not greeted:
             await engine.hooks.farewell(conn)
-            raise _for_framework(Refused("The connection was closed as soon as it was open.", code="closed"))
+            raise _closed_at_once()
+        return conn
+
+    async def _take_over(self, socket: GuardedSocket) -> Connection:
+        """Adopt the connection that the middleware made of this very socket."""
+        websocket, conn = self._websocket, socket.conn
+        try:
+            self._engine.rename(
+                conn,
+                user_id=self._user_id,
+                tenant=self._tenant,
+                connection_id=self._connection_id,
+                metadata=self._metadata,
+            )
+            if isinstance(socket.mode, OpaqueMode):
+                socket.mode = EnvelopeMode(self._pipeline, self._engine.default_codec)
+            await websocket.accept(socket.subprotocol)
+        except OSError:
+            conn.ended()
+            raise _for_framework(VisitorLeft("The client left before it was accepted.")) from None
+        except Refused as refusal:
+            await socket.refuse(refusal)
+            websocket._send = _swallow
+            raise _for_framework(refusal) from None
+        if conn.status is not ConnectionStatus.OPEN:
+            raise _closed_at_once()
         return conn
 
     def _guard(self, conn: Connection) -> None:
-        guard = Guard(conn, self._pipeline)
         engine, loop = self._engine, asyncio.get_running_loop()
+        guard = Guard(conn, EnvelopeMode(self._pipeline, conn.codec))
 
         def dropped(_: object) -> None:
             try:  # in whatever thread the garbage was collected
@@ -215,6 +181,10 @@ def _close_for(error: Exception | None) -> tuple[int, str]:
     if exceptions is not None and isinstance(thrown, exceptions.WebSocketException):
         return thrown.code, thrown.reason
     return CloseCode.SERVER_ERROR, "server error"
+
+
+def _closed_at_once() -> Refused:
+    return _for_framework(Refused("The connection was closed as soon as it was open.", code="closed"))
 
 
 def _for_framework(refusal: Refused) -> Refused:

@@ -11,7 +11,7 @@ import msgspec
 from .errors import EncodeError, InvalidMessage
 from .messages import Frame, InboundMessage
 
-__all__ = ["JSONCodec", "MessagePackCodec", "fields_beyond_envelope"]
+__all__ = ["OPAQUE", "JSONCodec", "MessagePackCodec", "decode_json", "fields_beyond_envelope"]
 
 # What msgspec raises besides its own errors: deep nesting, lone surrogates, bad UTF-8.
 _UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeError)
@@ -97,6 +97,35 @@ class MessagePackCodec:
             raise _unpackable(error) from None
         _refuse_what_json_lacks(message.data)
         return message
+
+
+class OpaqueCodec:
+    """Of a connection whose frames mean nothing to the manager. What it encodes is never sent."""
+
+    subprotocol = ""
+    transparent = False
+
+    def encode(self, message: Any) -> str:
+        del message
+        return ""
+
+    def decode(self, frame: Frame) -> InboundMessage:
+        del frame
+        raise InvalidMessage("The frames of this connection are opaque.", code="opaque")
+
+
+OPAQUE: Final = OpaqueCodec()
+
+
+def decode_json(frame: Frame) -> Any:
+    """Any JSON value, of a text or binary frame. Raises `InvalidMessage` as `JSONCodec.decode` does."""
+    try:
+        return msgspec.json.decode(frame)
+    except msgspec.ValidationError:  # without a type to decode to: a number beyond any range
+        raise InvalidMessage("A number is out of range.", code="bad_number") from None
+    except _UNREADABLE as error:
+        text = frame if isinstance(frame, str) else frame.decode("utf-8", "surrogateescape")
+        raise _malformed(text, error) from None
 
 
 def _refuse_extension(code: int, data: memoryview) -> Any:
@@ -189,7 +218,7 @@ def _malformed(text: str, error: Exception) -> InvalidMessage:
     if isinstance(error, UnicodeError) or "surrogate" in str(error) or _HIGH_SURROGATE_ALONE.search(text):
         return InvalidMessage("The message holds a lone surrogate.", code="bad_unicode")
     place = _POSITION.search(str(error))
-    if place and text.encode()[int(place[1]) :].startswith(_UNNUMBERS):
+    if place and text.encode("utf-8", "surrogateescape")[int(place[1]) :].startswith(_UNNUMBERS):
         return InvalidMessage("NaN and Infinity are no JSON numbers.", code="bad_number")
     return InvalidMessage("The message is not JSON.", code="not_json")
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .breaker import CircuitBreaker
+from .codecs import OPAQUE
 from .config import Tier, WebSocketConfig
 from .congestion import AppEvent, Congestion
 from .errors import CloseCode, ConnectionClosed, EncodeError, require_close_code, should_reconnect
@@ -54,6 +55,11 @@ class Host(Protocol):
     @property
     def config(self) -> WebSocketConfig: ...
 
+    @property
+    def typed(self) -> bool:
+        """Whether every message of the application must have a type."""
+        ...
+
     def now(self) -> float: ...
 
     def new_queue(self) -> MessageQueue[Prepared]: ...
@@ -83,11 +89,19 @@ class Host(Protocol):
 class SocketGuard(Protocol):
     """Checks what a loop of the application's own receives."""
 
+    @property
+    def speaks(self) -> bool:
+        """Whether the manager may write messages of its own."""
+        ...
+
     def admit(self, event: Event) -> tuple[Any, int] | None:
         """What is left of `event` for the application, and its size."""
 
     def take_passed(self, frame: Frame) -> InboundMessage | None:
         """The message of `frame`, if it was checked and handed over last."""
+
+    def heard_end(self, event: Event) -> None:
+        """The server said to somebody else than the application how the peer left."""
 
     def read_on(self) -> None:
         """Read in the application's stead, for it does not."""
@@ -230,7 +244,9 @@ class Connection:
         `EncodeError` when the message cannot be encoded.
         """
         expires_at = None if ttl is None else self._host.now() + ttl
-        outgoing = Outgoing(message, priority=priority, expires_at=expires_at, key=conflate)
+        outgoing = Outgoing(
+            message, priority=priority, expires_at=expires_at, key=conflate, typed=self._host.typed
+        )
         prepared = outgoing.for_codec(self.codec)
         pushed = self.push(prepared)
         if pushed is _SENT:
@@ -243,7 +259,19 @@ class Connection:
 
     def answer(self, message: Any) -> Pushed:
         """Push a message of the manager's own. Raises `EncodeError`, and nothing else."""
+        if not self.is_spoken_to:
+            return Pushed.UNSUPPORTED
         return self.push(prepare_own(message, self.codec))
+
+    @property
+    def is_spoken_to(self) -> bool:
+        """Whether the manager writes messages of its own to it."""
+        return self.guard is None or self.guard.speaks
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether what the application sends through the manager can be written to it now."""
+        return self.status is _OPEN and self.codec is not OPAQUE
 
     def push(self, prepared: Prepared) -> Pushed:
         """Hand one message over, or queue it. Never waits and never raises."""
@@ -268,6 +296,8 @@ class Connection:
     def _push_impaired(self, prepared: Prepared) -> Pushed:
         if self.status is not _OPEN:
             return Pushed.OFFLINE
+        if self.codec is OPAQUE:
+            return Pushed.UNSUPPORTED
         outgoing = prepared.outgoing
         if self.health.status is not HealthStatus.HEALTHY and self._may_shed(outgoing):
             return self._drop("shed")
@@ -345,6 +375,7 @@ class Connection:
             self.status is not _OPEN
             or self._congestion is not None
             or self.health.status is not HealthStatus.HEALTHY
+            or self.codec is OPAQUE
         )
 
     @property
@@ -371,7 +402,7 @@ class Connection:
     async def send_event(self, event: Event) -> None:
         """An ASGI send of the application's own: in the one order, and waiting until the server has it.
 
-        Raises what the server says to it, and `ConnectionClosed`.
+        Raises what the server says to it, an `OSError` when the peer is gone, and `ConnectionClosed`.
         """
         if self.status is not _OPEN:
             raise ConnectionClosed(f"connection {self.id} is closed")
@@ -382,7 +413,7 @@ class Connection:
             rest = self.write(event)
         except OSError as error:
             self.peer_failed(error)
-            raise ConnectionClosed(f"connection {self.id} is closed") from None
+            raise
         if rest is not None:
             own = AppEvent(event)
             self._congest(rest, Prepared(event, 0, own))
@@ -444,6 +475,23 @@ class Connection:
         if self._host.run_errand(self._finish_close(congestion), "close") is None:
             self.ended()
 
+    async def send_close(self, event: Event) -> None:
+        """The close of an application that knows nothing of the manager: what waits goes out first, then
+        exactly this. Raises what the server says to it."""
+        congestion, self._impaired = self._congestion, True
+        self.closing = (event.get("code", CloseCode.NORMAL), event.get("reason") or "")
+        self._ending = asyncio.get_running_loop().create_future()
+        self._host.leave_indexes(self, ConnectionStatus.DRAINING)
+        # Whoever receives goes on: the server has a word to say about this end.
+        self.reader = None
+        try:
+            if congestion is not None:
+                async with asyncio.timeout(self._host.config.close_timeout):
+                    await congestion.drained()
+            await self._send(event)
+        finally:
+            self.ended()
+
     def _begin_close(self, code: int, reason: str) -> bool:
         if self.status in (ConnectionStatus.DRAINING, ConnectionStatus.CLOSED):
             return False
@@ -471,8 +519,9 @@ class Connection:
     async def _say_goodbye(self) -> None:
         code, reason = self.closing or _LOST
         data = {"code": code, "reason": reason, "reconnect": should_reconnect(code)}
-        with suppress(EncodeError):  # a codec of the application's may have no words for it
-            await self._send(prepare_own({"type": SystemType.DISCONNECT, "data": data}, self.codec).event)
+        if self.is_spoken_to:
+            with suppress(EncodeError):  # a codec of the application's may have no words for it
+                await self._send(prepare_own({"type": SystemType.DISCONNECT, "data": data}, self.codec).event)
         await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     def peer_left(self, code: int, reason: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .connection import Connection
 from .errors import Refused
+from .guard import guarded
 from .messages import ConnectionStatus
 from .pipeline import Pipeline
 from .transport import Receive, Scope, Send, frame_of
@@ -69,7 +70,10 @@ class Endpoint:
         if (await receive())["type"] != "websocket.connect":
             return None
         try:
-            return await self._engine.enter(scope, receive, send)
+            socket = guarded(scope, self._engine)
+            if socket is None:
+                return await self._engine.enter(scope, receive, send)
+            return await self._engine.let_in(*socket.give_up())
         except Refused:
             return None  # and told so
 

@@ -75,6 +75,8 @@ class Engine:
     ) -> None:
         self.config = config
         self.now = clock
+        self.typed = True
+        """Whether messages of the application need a type: not where it has a protocol of its own."""
         self.new_queue = queue
         self.analytics = analytics
         self.registry: Registry[Connection] = Registry(
@@ -110,12 +112,12 @@ class Engine:
             clock=clock,
         )
         self.hooks = Hooks(self.pipeline, config.handler_timeout)
+        self.default_codec = codecs[0]
         self.limiter = limiter
         self.validator = validator
         self.refused: Counter[str] = Counter()
         self.closed: Counter[int] = Counter()
         self._scorer = health
-        self._codecs = codecs
         self._loop: asyncio.AbstractEventLoop | None = None
         self._shutting_down = False
         self._leaving: set[Connection] = set()
@@ -143,22 +145,61 @@ class Engine:
         """
         self.bind()
         identity = self._given_identity(user_id, tenant)
-        name = secrets.token_urlsafe(_ID_BYTES) if connection_id is None else connection_id
-        require_name("connection", name, self.config.max_name_length)
+        name = self._name(connection_id)
         visitor = self.gate.meet(scope, receive, send, accept)
         try:
             conn = await self._register(visitor, identity, name, metadata)
-            await self._let_in(visitor, conn)
         except Refused as refusal:
-            self._count_refusal(refusal.code)
-            await self.gate.refuse(visitor, refusal)
+            await self.turn_away(visitor, refusal)
             raise
+        return await self.let_in(visitor, conn)
+
+    async def examine(self, scope: Scope, receive: Receive, send: Send) -> tuple[Visitor, Connection]:
+        """A connecting connection, for an application that accepts by itself; or `Refused`, once the client
+        was told so. Whoever has it calls `open`, or ends it."""
+        self.bind()
+        visitor = self.gate.meet(scope, receive, send)
         try:
-            self._open(conn)
-        except BaseException:  # of a replaced codec or queue
-            conn.ended()
+            conn = await self._register(visitor, None, self._name(None), None, may_ask=False)
+        except Refused as refusal:
+            await self.turn_away(visitor, refusal)
             raise
-        return conn
+        return visitor, conn
+
+    def rename(
+        self,
+        conn: Connection,
+        *,
+        user_id: str | None,
+        tenant: Tenant,
+        connection_id: str | None,
+        metadata: dict[str, Any] | None,
+    ) -> None:
+        """What an endpoint knows better of a connecting `conn` than its handshake told. Raises `Refused`,
+        and `DuplicateConnectionId`; then nothing has changed."""
+        given = self._given_identity(user_id, tenant)
+        name = conn.id if connection_id is None else self._name(connection_id)
+        if given is None and self.gate.is_anonymous(conn.user_id):
+            given = self.gate.anonymous(name)
+        key = conn.key if given is None else UserKey(given.tenant, given.user_id)
+        if given is None or key == conn.key:
+            self.registry.rename(conn, name, key)
+        else:
+            self._make_room(name, key, None)
+            self.registry.rename(conn, name, key)
+            # What its token said was said of somebody else.
+            conn.claims, conn.scopes, conn.tier = given.claims, given.scopes, None
+        if metadata:
+            conn.metadata.update(metadata)
+
+    async def turn_away(self, visitor: Visitor, refusal: Refused) -> None:
+        """Count a refusal, and tell the client."""
+        self._count_refusal(refusal.code)
+        await self.gate.refuse(visitor, refusal)
+
+    def _name(self, connection_id: str | None) -> str:
+        name = secrets.token_urlsafe(_ID_BYTES) if connection_id is None else connection_id
+        return require_name("connection", name, self.config.max_name_length)
 
     def _count_refusal(self, code: str) -> None:
         # An authenticator makes up codes of its own; the figures must not grow with them.
@@ -199,7 +240,13 @@ class Engine:
         self._shutting_down = False
 
     async def _register(
-        self, visitor: Visitor, identity: Identity | None, name: str, metadata: dict[str, Any] | None
+        self,
+        visitor: Visitor,
+        identity: Identity | None,
+        name: str,
+        metadata: dict[str, Any] | None,
+        *,
+        may_ask: bool = True,
     ) -> Connection:
         """A connecting connection, which counts against every limit. When this raises, nothing does."""
         self._refuse_at_the_end()
@@ -207,10 +254,10 @@ class Engine:
         self.registry.arrive(visitor.address)
         try:
             if identity is None:
-                identity = await self.gate.identify(visitor, name)
+                identity = await self.gate.identify(visitor, name, may_ask=may_ask)
                 self._refuse_at_the_end()
             conn = self._make(name, identity, visitor, metadata)
-            self._make_room(conn)
+            self._make_room(conn.id, conn.key, conn.tier)
             self.registry.add(conn, max_per_user=_max_connections(conn.tier))
         except BaseException:
             self.registry.depart(visitor.address)
@@ -221,13 +268,24 @@ class Engine:
         if self._shutting_down:
             raise ShuttingDown("The server is shutting down.", retry_after_ms=1_000)
 
-    async def _let_in(self, visitor: Visitor, conn: Connection) -> None:
+    async def let_in(self, visitor: Visitor, conn: Connection) -> Connection:
+        """Accept and open a connecting connection; or `Refused`, once the client was told so."""
         try:
             await self.gate.let_in(visitor)
+            self.refuse_if_closed(conn)
+        except Refused as refusal:
+            conn.ended()
+            await self.turn_away(visitor, refusal)
+            raise
         except BaseException:
             conn.ended()
             raise
-        if conn.status is ConnectionStatus.CLOSED:  # while the server accepted it
+        self.open(conn)
+        return conn
+
+    def refuse_if_closed(self, conn: Connection) -> None:
+        """Raises `Refused` when a connecting `conn` was closed meanwhile."""
+        if conn.status is ConnectionStatus.CLOSED:
             self._refuse_at_the_end()
             raise Replaced("This connection was closed before it was open.")
 
@@ -245,7 +303,7 @@ class Engine:
             visitor.send,
             id=name,
             key=UserKey(identity.tenant, identity.user_id),
-            codec=visitor.codec or self._codecs[0],
+            codec=visitor.codec or self.default_codec,
             health=ConnectionHealthMonitor(self._scorer, now=self.now()),
             claims=identity.claims,
             scopes=identity.scopes,
@@ -255,14 +313,21 @@ class Engine:
             negotiated=visitor.codec is not None,
         )
 
-    def _make_room(self, conn: Connection) -> None:
-        if self.config.over_limit != "replace_oldest" or self.registry.get(conn.id) is not None:
+    def _make_room(self, name: str, key: UserKey, tier: Tier | None) -> None:
+        if self.config.over_limit != "replace_oldest" or self.registry.get(name) is not None:
             return  # an id in use is refused
-        while (oldest := self.registry.surplus(conn.key, _max_connections(conn.tier))) is not None:
+        while (oldest := self.registry.surplus(key, _max_connections(tier))) is not None:
             oldest.close_soon(CloseCode.REPLACED, "replaced")
 
-    def _open(self, conn: Connection) -> None:
+    def open(self, conn: Connection) -> None:
         """From connecting to reachable in one step: what waited goes out before anything new."""
+        try:
+            self._open(conn)
+        except BaseException:  # of a replaced codec or queue
+            conn.ended()
+            raise
+
+    def _open(self, conn: Connection) -> None:
         self.registry.open(conn)
         conn.opened()
         self.sender.opened(conn)
@@ -308,7 +373,7 @@ class Engine:
         try:
             async with asyncio.timeout(self.config.drain_timeout):
                 everyone = (*self.registry, *self._leaving)
-                await asyncio.gather(*(conn.close(CloseCode.SHUTDOWN, "shutdown") for conn in everyone))
+                await asyncio.gather(*(conn.close(*_shutdown_of(conn)) for conn in everyone))
                 await self.supervisor.finish_errands()
         except TimeoutError:
             log_event(logging.WARNING, "shutdown.timeout", left=self.registry.arrived)
@@ -362,6 +427,11 @@ class Engine:
         expired = self.retention.offline.cleanup_expired(now=now)
         if expired:
             self.retention.drops["offline_expired"] += expired
+
+
+def _shutdown_of(conn: Connection) -> tuple[CloseCode, str]:
+    """Clients that know nothing of the manager know the code for a restart."""
+    return (CloseCode.SHUTDOWN if conn.is_spoken_to else CloseCode.RESTART), "shutdown"
 
 
 def _max_connections(tier: Tier | None) -> int | None:

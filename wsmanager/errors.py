@@ -48,6 +48,7 @@ class CloseCode(enum.IntEnum):
     """The close codes the manager sends. 4000-4499 invite a reconnect, 4500-4999 do not."""
 
     NORMAL = 1000
+    RESTART = 1012
     CLOSED = 4000
     SHUTDOWN = 4001
     SERVER_ERROR = 4004
@@ -57,6 +58,7 @@ class CloseCode(enum.IntEnum):
     INBOX_OVERFLOW = 4014
     TOO_MANY_REQUESTS = 4029
     BAD_TOKEN = 4500
+    BAD_REQUEST = 4501
     NEVER_AUTHENTICATED = 4502
     REPLACED = 4503
     CONNECTION_LIMIT = 4504

@@ -33,7 +33,7 @@ from .rate_limit import TokenBuckets
 from .supervision import is_being_cancelled
 from .transport import Event, Receive, Scope, Send, frame_of
 
-__all__ = ["Accept", "Gate", "NotAuthenticated", "Replaced", "ShuttingDown", "Visitor"]
+__all__ = ["Accept", "Gate", "NotAuthenticated", "Replaced", "ShuttingDown", "Visitor", "VisitorLeft"]
 
 Accept = Callable[[str | None], Awaitable[None]]
 _ANONYMOUS = "anon:"
@@ -149,15 +149,18 @@ class Gate:
                 )
         self._check_origin(visitor, by_cookie=False)
 
-    async def identify(self, visitor: Visitor, connection_id: str) -> Identity:
+    async def identify(self, visitor: Visitor, connection_id: str, *, may_ask: bool = True) -> Identity:
         """Who the visitor is. Raises `Refused`.
 
-        Where that takes a first message, the socket is accepted and the message awaited.
+        Where that takes a first message and it `may_ask` for one, the socket is accepted and the message
+        awaited.
         """
         if self._auth is None:
             self._announce()
-            return Identity(user_id=_ANONYMOUS + connection_id)
+            return self.anonymous(connection_id)
         identity = await self._ask(self._auth, visitor.handshake)
+        if identity is None and not may_ask:
+            raise AuthenticationError("A token must come with the handshake.", code="token_missing")
         if identity is None:
             await self.let_in(visitor)
             message = await self._first_message(visitor)
@@ -167,6 +170,10 @@ class Gate:
                 raise NotAuthenticated("The first message holds no token.")
         self._check_identity(visitor, identity)
         return identity
+
+    def anonymous(self, connection_id: str) -> Identity:
+        """A user who is nobody else."""
+        return Identity(user_id=_ANONYMOUS + connection_id)
 
     def is_anonymous(self, user_id: str) -> bool:
         """Whether this is a user of one connection, who never comes back."""
@@ -261,6 +268,10 @@ class Gate:
                 await send(event)
 
         return send_redacted
+
+    def codec_of(self, subprotocol: str | None) -> Codec | None:
+        """The codec that a subprotocol selects; None for one that is not the manager's."""
+        return None if subprotocol is None else self._codecs.get(subprotocol)
 
     async def let_in(self, visitor: Visitor) -> None:
         """Accept the socket, if it is not accepted yet. Raises `VisitorLeft`."""

@@ -57,6 +57,8 @@ class ReadAhead:
             while True:
                 event = await conn.receive_aside()
                 if event["type"] == "websocket.disconnect":
+                    if conn.guard is not None and conn.status is ConnectionStatus.OPEN:
+                        conn.guard.heard_end(event)
                     conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
                     return
                 item = self._admit(event)

@@ -250,6 +250,7 @@ class ConnectionManager:
             wait=wait,
             ttl=ttl,
             conflate=conflate,
+            typed=self._engine.typed,
         )
 
     async def send_to_session(
@@ -319,7 +320,7 @@ class ConnectionManager:
         self, message: OutboundMessage, priority: MessagePriority | None, ttl: float | None, key: str | None
     ) -> Outgoing:
         expires_at = None if ttl is None else self._engine.now() + ttl
-        return Outgoing(message, priority=priority, expires_at=expires_at, key=key)
+        return Outgoing(message, priority=priority, expires_at=expires_at, key=key, typed=self._engine.typed)
 
     # --- rooms
 

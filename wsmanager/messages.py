@@ -125,6 +125,8 @@ class Pushed(enum.Enum):
     """Given up under pressure, and counted."""
     OFFLINE = "offline"
     """The connection is gone or not open yet."""
+    UNSUPPORTED = "unsupported"
+    """The connection speaks a protocol of which the manager knows nothing."""
 
 
 class DeliveryReport(msgspec.Struct, frozen=True):
@@ -135,6 +137,7 @@ class DeliveryReport(msgspec.Struct, frozen=True):
     dropped: int = 0
     offline: int = 0
     unsupported: int = 0
+    """Connections whose frames are opaque to the manager: it never writes to them."""
     kept: int = 0
     """Users for whom the message now waits until they connect, or until their peer has room for it."""
     attempts: int = 1

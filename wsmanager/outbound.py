@@ -29,7 +29,8 @@ class Prepared(msgspec.Struct, frozen=True, eq=False):
 
 
 class Outgoing:
-    """One send of the application, over all its targets. Raises `EncodeError` for one without a type."""
+    """One send of the application, over all its targets. Raises `EncodeError` for one without a type,
+    unless it may be `typed` in a way of the application's own."""
 
     __slots__ = (
         "_frames",
@@ -54,9 +55,10 @@ class Outgoing:
         expires_at: float | None = None,
         key: str | None = None,
         sequence: int = 0,
+        typed: bool = True,
     ) -> None:
         self.message = message
-        self.type = _type_of(message) if type is None else type
+        self.type = _type_of(message, required=typed) if type is None else type
         """What it is counted as; nothing when empty."""
         self.priority = priority if priority is None else _priority(priority)
         self.delivery = delivery
@@ -108,10 +110,12 @@ def _priority(priority: Any) -> MessagePriority:
         raise ConfigurationError(f"priority must be a MessagePriority, not {priority!r}") from None
 
 
-def _type_of(message: Any) -> str:
+def _type_of(message: Any, *, required: bool) -> str:
     """The message's own type, whether it is a mapping or an object with attributes."""
     kind = message.get("type") if hasattr(message, "get") else getattr(message, "type", None)
     if not isinstance(kind, str):
+        if not required:
+            return "untyped"
         raise EncodeError('a message needs a text "type": {"type": "chat.message", "data": ...}')
     return kind
 

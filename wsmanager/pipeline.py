@@ -118,16 +118,13 @@ class Pipeline:
         now, message = self._clock(), None
         conn.health.record_message(now=now)
         try:
-            self._measure(frame)
+            self.measure(frame)
             as_system = self._charge_frame(conn, frame, now)
             message = conn.codec.decode(frame)
-            if self._validates_raw and conn.codec.transparent:
-                self._validator.validate_message(message, raw=frame)
-            else:
-                self._validator.validate_message(message)
+            self.validate(message, frame if conn.codec.transparent else None)
             answer = self._system.get(message.type)
             if answer is None and as_system:
-                self._charge(conn, 1, now)
+                self.charge(conn, 1, now)
             if answer is None:
                 return message
             answer(conn, message)
@@ -151,12 +148,23 @@ class Pipeline:
             return None
         return message
 
+    def count(self, kind: str, *, size: int, error: str | None, now: float) -> None:
+        """Count a frame whose handler, if it has one, is none of the manager's business."""
+        self._analytics.record_message(kind, size=size, error=error, now=now)
+
+    def validate(self, message: InboundMessage, raw: Frame | None) -> None:
+        """Ask the validator; `raw` is the frame, where its texts can be looked at."""
+        if raw is not None and self._validates_raw:
+            self._validator.validate_message(message, raw=raw)
+        else:
+            self._validator.validate_message(message)
+
     def assign(self, conn: Connection, message: InboundMessage, size: int) -> Work | None:
         """The handler of an inspected message, with its data converted; None when it was answered here."""
         try:
             route = self._route(message)
             if route.cost > 1:
-                self._charge(conn, route.cost - 1, self._clock())
+                self.charge(conn, route.cost - 1, self._clock())
             self._authorize(conn, route, message)
             data = message.data if route.convert is None else route.convert(message.data)
         except (Exception, asyncio.CancelledError) as error:
@@ -164,7 +172,8 @@ class Pipeline:
             return None
         return Work(route, message, data, size)
 
-    def _measure(self, frame: Frame) -> None:
+    def measure(self, frame: Frame) -> None:
+        """Raises `InvalidMessage` for a frame that is too large."""
         limit = self._config.max_message_size
         # A character takes up to four bytes: only frames near the limit are measured exactly.
         if len(frame) * 4 > limit and size_of(frame) > limit:
@@ -177,10 +186,11 @@ class Pipeline:
             if not decision:
                 raise _too_many(decision.retry_after_ms)
             return True
-        self._charge(conn, 1, now)
+        self.charge(conn, 1, now)
         return False
 
-    def _charge(self, conn: Connection, cost: int, now: float) -> None:
+    def charge(self, conn: Connection, cost: int, now: float) -> None:
+        """Charge the user and the tenant. Raises `RateLimited`."""
         if conn.tier is None:
             decision = self._limiter.check_rate_limit(conn.key, cost=cost, now=now)
         else:

@@ -27,15 +27,12 @@ _OPEN = ConnectionStatus.OPEN
 
 
 class Member(Protocol):
-    """What the registry needs of a connection. It alone writes `status` and `joined`."""
+    """What the registry needs of a connection. It alone writes these."""
 
+    id: str
+    key: UserKey
     status: ConnectionStatus
     joined: set[str] | None
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def key(self) -> UserKey: ...
 
 
 C = TypeVar("C", bound=Member)
@@ -110,18 +107,37 @@ class Registry(Generic[C]):
 
     def add(self, conn: C, *, max_per_user: int | None = None) -> None:
         """Register a connecting `conn`, or refuse it and change nothing."""
-        key = conn.key
         if conn.id in self._by_id:
             raise DuplicateConnectionId(f"the connection id {conn.id!r} is in use")
-        own = self.of_user(key)
-        if len(own) >= self._limit(max_per_user):
+        if len(self.of_user(conn.key)) >= self._limit(max_per_user):
             raise ConnectionLimitReached("Too many connections of this user.", code="user_limit")
-        tenant = self._tenants.get(key.tenant)
-        if tenant is not None and len(tenant) >= self._max_per_tenant:
+        self._check_tenant(conn.key.tenant)
+        self._insert(conn)
+
+    def rename(self, conn: C, id: str, key: UserKey, *, max_per_user: int | None = None) -> None:
+        """Give a connecting `conn` another id or user, within the limits of that user; or refuse it and
+        change nothing."""
+        if conn.status is not ConnectionStatus.CONNECTING or conn not in self:
+            raise InvalidMove("only a connection that is being opened can be renamed")
+        if self._by_id.get(id, conn) is not conn:
+            raise DuplicateConnectionId(f"the connection id {id!r} is in use")
+        if key != conn.key and len(self.of_user(key)) >= self._limit(max_per_user):
+            raise ConnectionLimitReached("Too many connections of this user.", code="user_limit")
+        if key.tenant != conn.key.tenant:
+            self._check_tenant(key.tenant)
+        self._forget(conn)
+        conn.id, conn.key = id, key
+        self._insert(conn)
+
+    def _check_tenant(self, tenant: Tenant) -> None:
+        if len(self._tenants.get(tenant, ())) >= self._max_per_tenant:
             raise ConnectionLimitReached("Too many connections of this tenant.", code="tenant_limit")
+
+    def _insert(self, conn: C) -> None:
         self._by_id[conn.id] = conn
-        self._users[key] = (*own, conn) if own else conn
-        self._tenants.setdefault(key.tenant, {})[conn] = None
+        own = self.of_user(conn.key)
+        self._users[conn.key] = (*own, conn) if own else conn
+        self._tenants.setdefault(conn.key.tenant, {})[conn] = None
 
     def _limit(self, max_per_user: int | None) -> int:
         return self._max_per_user if max_per_user is None else max_per_user

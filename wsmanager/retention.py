@@ -69,7 +69,7 @@ class Retention:
             return True
         is_full = False
         for conn in targets:
-            if conn.status is ConnectionStatus.OPEN:
+            if conn.is_reachable:
                 if conn.has_room_for(outgoing.for_codec(conn.codec).size):
                     return False
                 is_full = True
@@ -144,8 +144,7 @@ class Retention:
         ready = [
             conn
             for conn in self._registry.of_user(key)
-            if conn.status is ConnectionStatus.OPEN
-            and not ((turn := self._turns.get(conn)) is not None and turn.waiting)
+            if conn.is_reachable and not ((turn := self._turns.get(conn)) is not None and turn.waiting)
         ]
         return min(ready, key=lambda conn: conn.waiting, default=None)
 

@@ -11,7 +11,6 @@ from .analytics import MessageAnalytics
 from .config import WebSocketConfig
 from .connection import Connection
 from .messages import (
-    ConnectionStatus,
     Delivery,
     DeliveryReport,
     MessagePriority,
@@ -33,10 +32,10 @@ Exclude = Connection | str | Iterable[Connection | str] | None
 class Tally:
     """Counts what became of one send."""
 
-    __slots__ = ("dropped", "failed", "max_ids", "offline", "queued", "sent")
+    __slots__ = ("dropped", "failed", "max_ids", "offline", "queued", "sent", "unsupported")
 
     def __init__(self, max_ids: int) -> None:
-        self.sent = self.queued = self.dropped = self.offline = 0
+        self.sent = self.queued = self.dropped = self.offline = self.unsupported = 0
         self.failed: list[str] = []
         self.max_ids = max_ids
 
@@ -47,6 +46,8 @@ class Tally:
             return
         if pushed is Pushed.DROPPED:
             self.dropped += 1
+        elif pushed is Pushed.UNSUPPORTED:
+            self.unsupported += 1
         else:
             self.offline += 1
         if len(self.failed) < self.max_ids:
@@ -58,6 +59,7 @@ class Tally:
             queued=self.queued,
             dropped=self.dropped,
             offline=self.offline,
+            unsupported=self.unsupported,
             kept=kept,
             attempts=attempts,
             failed=tuple(self.failed),
@@ -135,6 +137,7 @@ class Sender:
         wait: float | None = None,
         ttl: float | None = None,
         conflate: str | None = None,
+        typed: bool = True,
     ) -> DeliveryReport:
         """Send to every connection of a user; what nobody took is tried again, kept, or reported.
 
@@ -150,6 +153,7 @@ class Sender:
             expires_at=None if ttl is None else self._clock() + ttl,
             key=conflate,
             sequence=next(self._sequence),
+            typed=typed,
         )
         if durable:
             self._retention.prepare(outgoing)
@@ -191,8 +195,8 @@ class Sender:
         return tally
 
     def is_reachable(self, key: UserKey) -> bool:
-        """Whether the user has an open connection."""
-        return any(conn.status is ConnectionStatus.OPEN for conn in self._registry.of_user(key))
+        """Whether the user has an open connection that the manager may write to."""
+        return any(conn.is_reachable for conn in self._registry.of_user(key))
 
     async def _appearance(self, key: UserKey, timeout: float) -> None:
         """Wait until the user connects, at most `timeout`; at once when too many sends wait already."""

@@ -1,0 +1,247 @@
+"""Between the socket and a loop of the application's own: what it receives is checked, what it sends keeps
+its order with what the manager sends."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any, Final
+
+from .connection import Connection
+from .errors import CloseCode, ConfigurationError, ConnectionClosed, Refused
+from .inbound import Item, ReadAhead
+from .messages import ConnectionStatus, Frame, InboundMessage
+from .modes import Mode
+from .outbound import size_of
+from .transport import Event, Receive, Send, frame_of
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .handshake import Visitor
+
+__all__ = ["Guard", "GuardedSocket", "guarded"]
+
+_KEY: Final = "wsmanager.socket"
+_OPEN = ConnectionStatus.OPEN
+
+
+class Guard:
+    """Stands in the socket's own ``receive`` and ``send``: whatever the endpoint calls is checked."""
+
+    __slots__ = ("__weakref__", "_passed", "conn", "end", "mode", "socket")
+
+    def __init__(self, conn: Connection, mode: Mode) -> None:
+        self.conn: Final = conn
+        self.mode = mode
+        self.end: Event | None = None
+        self._passed: tuple[Frame, InboundMessage] | None = None
+        self.socket: weakref.ref[Any] | None = None
+        """Tells when the endpoint has dropped the socket without a word."""
+
+    @property
+    def speaks(self) -> bool:
+        return self.mode.speaks
+
+    async def receive(self) -> Event:
+        """The next event that is the application's to see."""
+        conn = self.conn
+        self._passed = None
+        while True:
+            if conn.ahead is not None:
+                item = await conn.ahead.next()
+                if item is None:
+                    conn.ahead = None
+                    continue
+            else:
+                event = await conn.receive()
+                if event["type"] == "websocket.disconnect":
+                    if conn.status is _OPEN:
+                        self.heard_end(event)
+                    conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
+                    return self.end or event
+                item = self.admit(event)
+            if item is not None:
+                return self._hand_over(*item[0])
+
+    def heard_end(self, event: Event) -> None:
+        self.end = event
+
+    def _hand_over(self, event: Event, message: InboundMessage) -> Event:
+        self._passed = (frame_of(event), message)
+        return event
+
+    def admit(self, event: Event) -> Item | None:
+        """`event` with its message, checked; None when it was answered."""
+        frame = frame_of(event)
+        message = self.mode.inspect(self.conn, frame)
+        return None if message is None else ((event, message), size_of(frame))
+
+    def take_passed(self, frame: Frame) -> InboundMessage | None:
+        """The message of `frame`, if it is the very object that was handed over last: its checks are
+        done and paid for."""
+        passed, self._passed = self._passed, None
+        known = passed is not None and passed[0] is frame and self.mode.speaks
+        return passed[1] if passed is not None and known else None
+
+    def read_on(self) -> None:
+        """Read in the endpoint's stead, so that a disconnect is seen."""
+        if self.conn.ahead is None:
+            self.conn.ahead = ReadAhead(self.conn, self.admit)
+        self.conn.ahead.start()
+
+    async def send(self, event: Event) -> None:
+        """The endpoint's own send, in the connection's one order. A peer that is gone is an `OSError`,
+        which Starlette turns into `WebSocketDisconnect`."""
+        if event["type"] == "websocket.close":
+            await self.conn.close(event.get("code", CloseCode.NORMAL), event.get("reason") or "")
+            return
+        await self._send_in_order(event)
+
+    async def _send_in_order(self, event: Event) -> None:
+        try:
+            await self.conn.send_event(event)
+        except ConnectionClosed:
+            raise ConnectionResetError("the WebSocket is closed") from None
+
+
+class GuardedSocket(Guard):
+    """The same around an application that knows nothing of it: it accepts, refuses, closes and fails by
+    itself, and hears from the server whatever it would have heard without."""
+
+    __slots__ = ("_connect", "_engine", "_is_direct", "_server_receive", "_server_send", "_visitor")
+
+    def __init__(
+        self, engine: Engine, visitor: Visitor, conn: Connection, mode: Mode, connect: Event
+    ) -> None:
+        super().__init__(conn, mode)
+        self._engine = engine
+        # Until the handshake is through.
+        self._visitor: Visitor | None = visitor
+        self._server_receive: Receive = visitor.receive
+        self._server_send: Send = visitor.send
+        # The server's first event, which was read before anything was decided.
+        self._connect: Event | None = connect
+        # Application and server talk without a third: during the handshake, and after an end which is not
+        # the manager's.
+        self._is_direct = True
+        conn.guard = self
+        visitor.scope[_KEY] = self
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol of the manager's that the client would like."""
+        visitor = self._visitor
+        return None if visitor is None or visitor.codec is None else visitor.codec.subprotocol
+
+    def give_up(self) -> tuple[Visitor, Connection]:
+        """The visitor and its connecting connection, for an endpoint of the manager's own further in."""
+        visitor, self._visitor = self._visitor, None
+        if visitor is None:
+            raise ConfigurationError("this WebSocket was accepted before it came to the manager's endpoint")
+        self.conn.guard = None
+        return visitor, self.conn
+
+    async def refuse(self, refusal: Refused) -> None:
+        """Refuse the client, where the application found no reason to."""
+        visitor, self._visitor, self._is_direct = self._visitor, None, False
+        self.conn.ended()
+        if visitor is not None:
+            await self._engine.turn_away(visitor, refusal)
+
+    # --- in
+
+    async def receive(self) -> Event:
+        if self._connect is not None:
+            connect, self._connect = self._connect, None
+            return connect
+        if self._is_direct:
+            return await self._server_receive()
+        event = await super().receive()
+        if event["type"] != "websocket.disconnect":
+            return event
+        if self.end is None and self.conn.lost:
+            return await self._hear_out(event)
+        self._is_direct = self.end is not None
+        return event
+
+    async def _hear_out(self, end: Event) -> Event:
+        """A send found the peer gone: the server may still hold what it had said before, and how it left."""
+        try:
+            async with asyncio.timeout(self.conn.host.config.close_timeout):
+                while True:
+                    event = await self._server_receive()
+                    if event["type"] == "websocket.disconnect":
+                        self.heard_end(event)
+                        self._is_direct = True
+                        return event
+                    if self.admit(event) is not None:
+                        return event
+        except TimeoutError:
+            return end
+
+    # --- out
+
+    async def send(self, event: Event) -> None:
+        kind, conn = event.get("type"), self.conn
+        if self._is_direct:
+            await self._send_direct(event)
+        elif kind == "websocket.send":
+            await self._send_in_order(event)
+        elif kind != "websocket.close":
+            await self._server_send(event)  # which knows what to say to it
+        elif conn.status is _OPEN:
+            self._is_direct = True
+            await conn.send_close(event)
+        elif self.end is not None or conn.lost:
+            await self._server_send(event)
+        else:
+            await conn.close()  # by the manager, already
+
+    async def _send_direct(self, event: Event) -> None:
+        visitor = self._visitor
+        if visitor is None:
+            await self._server_send(event)
+        elif event.get("type") == "websocket.accept":
+            await self._accept(visitor, event)
+        else:
+            with self._engine.gate.redacted(visitor.scope):
+                await self._server_send(event)
+
+    async def _accept(self, visitor: Visitor, event: Event) -> None:
+        """The application lets the client in: from here on it is a connection like any other."""
+        engine, conn = self._engine, self.conn
+        try:
+            engine.refuse_if_closed(conn)
+        except Refused as refusal:
+            await self.refuse(refusal)
+            return
+        event = self._with_subprotocol(visitor, event)
+        with engine.gate.redacted(visitor.scope):
+            await self._server_send(event)
+        self._visitor, self._is_direct = None, False
+        chosen = engine.gate.codec_of(event.get("subprotocol"))
+        conn.codec = self.mode.codec_for(chosen)
+        conn.negotiated = conn.watched = self.mode.speaks and chosen is not None
+        try:
+            engine.refuse_if_closed(conn)
+        except Refused as refusal:  # while the server accepted it
+            code, reason = int(refusal.close_code), refusal.code
+            await self._server_send({"type": "websocket.close", "code": code, "reason": reason})
+            return
+        engine.open(conn)
+        await engine.hooks.greet(conn)
+
+    def _with_subprotocol(self, visitor: Visitor, event: Event) -> Event:
+        """A client that offered the manager's own form must be told that it gets it: browsers insist."""
+        wanted = self.mode.codec_for(None).subprotocol
+        chosen = event.get("subprotocol")
+        if not self.mode.speaks or chosen is not None or wanted not in visitor.handshake.subprotocols:
+            return event
+        return {**event, "subprotocol": wanted}
+
+
+def guarded(scope: MutableMapping[str, Any], engine: Engine) -> GuardedSocket | None:
+    """The guard around the socket of this scope, if this engine has put one there."""
+    found = scope.get(_KEY)
+    return found if isinstance(found, GuardedSocket) and found.conn.host is engine else None

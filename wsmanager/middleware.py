@@ -1,0 +1,126 @@
+"""One line around an application that exists: the first door."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from .codecs import OPAQUE
+from .errors import ConfigurationError, Refused
+from .guard import GuardedSocket, guarded
+from .modes import EnvelopeMode, JSONMode, Mode, OnViolation, OpaqueMode
+from .transport import Event, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .manager import ConnectionManager
+
+__all__ = ["ModeName", "WebSocketMiddleware"]
+
+App: TypeAlias = Callable[[Any, Any, Any], Awaitable[Any]]
+ModeName: TypeAlias = Literal["opaque", "json", "envelope"]
+
+
+class WebSocketMiddleware:
+    """Guards every WebSocket of an ASGI application: authenticated, limited, watched, reachable.
+
+    `mode` says how far the manager understands the application's protocol: ``"opaque"`` (the default),
+    ``"json"`` or ``"envelope"``; or a mapping of path prefixes to one of these, or to None for sockets
+    that are left alone. The longest prefix wins; a path that none fits is opaque. A prefix ends at a
+    slash: ``/chat`` is ``/chat`` and ``/chat/room``, and not ``/chats``.
+
+    In the json mode `on_violation(conn, error)` may return a message of the application's own to send to
+    a client whose frame was refused; without one, and where it returns None, the socket is closed.
+
+    HTTP and lifespan pass through. All state is the manager's: any number of instances may share one.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        manager: ConnectionManager,
+        mode: ModeName | Mapping[str, ModeName | None] = "opaque",
+        *,
+        on_violation: OnViolation | None = None,
+    ) -> None:
+        self.app = app
+        self.manager = manager
+        self._engine = engine = manager._engine
+        by_prefix = {"": mode} if isinstance(mode, str) else dict(mode)
+        made = _modes(engine, on_violation)
+        for name in by_prefix.values():
+            if name is not None and name not in made:
+                raise ConfigurationError(f"{name!r} is no mode: {', '.join(made)}, or None for a path")
+        if "json" in by_prefix.values():
+            engine.typed = False
+        modes: dict[str, Mode | None] = {"": made["opaque"]}
+        for prefix, name in by_prefix.items():
+            modes[_bare(prefix)] = None if name is None else made[name]
+        self._modes = sorted(modes.items(), key=lambda item: -len(item[0]))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            mode = self._mode_at(_path_of(scope))
+            if mode is not None and guarded(scope, self._engine) is None:
+                await self._guard(mode, scope, receive, send)
+                return
+        elif scope["type"] == "lifespan":
+            send = self._following(send)
+        await self.app(scope, receive, send)
+
+    def _mode_at(self, path: str) -> Mode | None:
+        for prefix, mode in self._modes:
+            if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
+                return mode
+        return self._modes[-1][1]  # a path without a leading slash
+
+    async def _guard(self, mode: Mode, scope: Scope, receive: Receive, send: Send) -> None:
+        engine = self._engine
+        connect = await receive()
+        try:
+            visitor, conn = await engine.examine(scope, receive, send)
+        except Refused:
+            return  # and told so
+        try:
+            socket = GuardedSocket(engine, visitor, conn, mode, connect)
+            await self.app(scope, socket.receive, socket.send)
+        except BaseException:
+            engine.hooks.farewell_soon(conn)
+            raise
+        finally:
+            conn.ended()
+        await engine.hooks.farewell(conn)
+
+    def _following(self, send: Send) -> Send:
+        """`send` of a lifespan: the manager starts and stops with the application."""
+
+        async def send_lifespan(event: Event) -> None:
+            if event["type"] == "lifespan.startup.complete":
+                self._engine.start()
+            elif event["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                await self._engine.aclose()
+            await send(event)
+
+        return send_lifespan
+
+
+def _modes(engine: Engine, on_violation: OnViolation | None) -> dict[str, Mode]:
+    return {
+        "opaque": OpaqueMode(engine.pipeline, OPAQUE),
+        "json": JSONMode(engine.pipeline, engine.retention.codec, on_violation),
+        "envelope": EnvelopeMode(engine.pipeline, engine.default_codec),
+    }
+
+
+def _bare(prefix: str) -> str:
+    if prefix and not prefix.startswith("/"):
+        raise ConfigurationError(f"a path prefix begins with a slash; {prefix!r} does not")
+    return prefix.rstrip("/")
+
+
+def _path_of(scope: Scope) -> str:
+    """The path as the application's own routes see it: without what it is mounted at."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path") or ""
+    mounted = root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/")
+    return path[len(root) :] if mounted else path
