@@ -482,8 +482,10 @@ class Connection:
         self.closing = (event.get("code", CloseCode.NORMAL), event.get("reason") or "")
         self._ending = asyncio.get_running_loop().create_future()
         self._host.leave_indexes(self, ConnectionStatus.DRAINING)
-        # Whoever receives goes on: the server has a word to say about this end.
+        # The application still receives: the server has a word to say about this end.
         self.reader = None
+        if self.ahead is not None:
+            self.ahead.keep()
         try:
             if congestion is not None:
                 async with asyncio.timeout(self._host.config.close_timeout):
@@ -532,7 +534,7 @@ class Connection:
         if self.closing is None:
             self.closing = closing
             if self.ahead is not None:
-                self.ahead.peer_left = True
+                self.ahead.due = True
         self.ended()
 
     @property

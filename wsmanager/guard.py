@@ -24,6 +24,7 @@ __all__ = ["Guard", "GuardedSocket", "guarded"]
 
 _KEY: Final = "wsmanager.socket"
 _OPEN = ConnectionStatus.OPEN
+_UNREAD: Final = InboundMessage("")
 
 
 class Guard:
@@ -56,8 +57,7 @@ class Guard:
             else:
                 event = await conn.receive()
                 if event["type"] == "websocket.disconnect":
-                    if conn.status is _OPEN:
-                        self.heard_end(event)
+                    self.heard_end(event)
                     conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
                     return self.end or event
                 item = self.admit(event)
@@ -65,7 +65,9 @@ class Guard:
                 return self._hand_over(*item[0])
 
     def heard_end(self, event: Event) -> None:
-        self.end = event
+        """`event` tells of the peer's end, where that was not the manager's doing."""
+        if self.conn.status is _OPEN:
+            self.end = event
 
     def _hand_over(self, event: Event, message: InboundMessage) -> Event:
         self._passed = (frame_of(event), message)
@@ -156,14 +158,35 @@ class GuardedSocket(Guard):
             connect, self._connect = self._connect, None
             return connect
         if self._is_direct:
-            return await self._server_receive()
+            return await self._receive_direct()
         event = await super().receive()
         if event["type"] != "websocket.disconnect":
             return event
         if self.end is None and self.conn.lost:
             return await self._hear_out(event)
-        self._is_direct = self.end is not None
+        if self.end is not None:
+            self.end, self._is_direct = None, True
         return event
+
+    async def _receive_direct(self) -> Event:
+        """What was read in the application's stead before, then the server's own word."""
+        conn = self.conn
+        if conn.ahead is not None:
+            item = await conn.ahead.next()
+            if item is not None:
+                return self._hand_over(*item[0])
+            conn.ahead = None
+        end, self.end = self.end, None
+        return await self._server_receive() if end is None else end
+
+    def admit(self, event: Event) -> Item | None:
+        return ((event, _UNREAD), 0) if self._is_direct else super().admit(event)
+
+    def heard_end(self, event: Event) -> None:
+        if self._is_direct:  # the application's own doing
+            self.end = event
+        else:
+            super().heard_end(event)
 
     async def _hear_out(self, end: Event) -> Event:
         """A send found the peer gone: the server may still hold what it had said before, and how it left."""
@@ -172,7 +195,6 @@ class GuardedSocket(Guard):
                 while True:
                     event = await self._server_receive()
                     if event["type"] == "websocket.disconnect":
-                        self.heard_end(event)
                         self._is_direct = True
                         return event
                     if self.admit(event) is not None:
@@ -187,6 +209,8 @@ class GuardedSocket(Guard):
         if self._is_direct:
             await self._send_direct(event)
         elif kind == "websocket.send":
+            if self.end is not None or conn.lost:
+                await self._server_send(event)  # most say what is wrong; the others take it in silence
             await self._send_in_order(event)
         elif kind != "websocket.close":
             await self._server_send(event)  # which knows what to say to it

@@ -28,7 +28,7 @@ class ReadAhead:
     ``inbound_max_bytes`` of that closes the connection with 4014.
     """
 
-    __slots__ = ("_admit", "_bytes", "_conn", "_items", "_start", "_task", "peer_left")
+    __slots__ = ("_admit", "_bytes", "_conn", "_items", "_start", "_task", "due")
 
     def __init__(self, conn: Connection, admit: Callable[[Event], Item | None]) -> None:
         self._conn: Final = conn
@@ -37,18 +37,18 @@ class ReadAhead:
         self._bytes = 0
         self._start: asyncio.Handle | None = None
         self._task: asyncio.Task[None] | None = None
-        self.peer_left = False
-        """Whether the peer went while this read, and not we."""
+        self.due = False
+        """Whether what was read is due though the connection has ended: by the peer, and not by us."""
 
     def start_soon(self) -> None:
         """Start reading if the handler is still suspended after this turn of the loop."""
-        if self._start is None and self._task is None and not self.peer_left:
+        if self._start is None and self._task is None and not self.due:
             self._start = asyncio.get_running_loop().call_soon(self.start)
 
     def start(self) -> None:
         """Start reading now."""
         self._start = None
-        if self._task is None and not self.peer_left and self._conn.reader is None:
+        if self._task is None and not self.due and self._conn.reader is None:
             self._task = asyncio.create_task(self._read(), name="wsmanager.read_ahead")
 
     async def _read(self) -> None:
@@ -57,7 +57,7 @@ class ReadAhead:
             while True:
                 event = await conn.receive_aside()
                 if event["type"] == "websocket.disconnect":
-                    if conn.guard is not None and conn.status is ConnectionStatus.OPEN:
+                    if conn.guard is not None:
                         conn.guard.heard_end(event)
                     conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
                     return
@@ -83,7 +83,7 @@ class ReadAhead:
 
         What the peer sent before it left is still due; what waits when we close is not.
         """
-        if not self.peer_left and self._conn.status is not ConnectionStatus.OPEN:
+        if not self.due and self._conn.status is not ConnectionStatus.OPEN:
             self._items.clear()
         while not self._items:
             self._cancel_start()
@@ -97,9 +97,14 @@ class ReadAhead:
         self._bytes -= item[1]
         return item
 
+    def keep(self) -> None:
+        """Read no further; what was read is due, however this ends."""
+        self.due = True
+        self.stop()
+
     def forget(self) -> None:
         """Nothing that was read is due any more, whoever left first."""
-        self.peer_left = False
+        self.due = False
         self._items.clear()
         self._bytes = 0
 

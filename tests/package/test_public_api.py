@@ -13,8 +13,8 @@ ALL AdaptiveRateLimiter AuthenticationError CloseCode ConfigurationError Connect
 ConnectionHealthMonitor ConnectionManager ConnectionStatus Delivery DeliveryReport Disconnect
 DuplicateConnectionId EncodeError Forbidden HealthStatus InboundMessage InvalidMessage InvalidName
 InvalidPayload JWTAuth MessageAnalytics MessagePriority MessagePriorityQueue Provide Pushed RateLimited
-Refused ReplyError RoomLimitReached SecurityValidator SuspiciousMessage Tier WSManagerError WebSocketConfig WebSocketMiddleware
-WeightedHealthScorer WrongEventLoop
+Refused ReplyError RoomLimitReached SecurityValidator SuspiciousMessage Tier WSManagerError
+WebSocketConfig WebSocketMiddleware WeightedHealthScorer WrongEventLoop
 """
 
 METHODS = """
