@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Literal, TypeAlias
 
 import pytest
@@ -66,7 +66,8 @@ WRITES = st.one_of(
 )
 # One task receives; a second one, where there is one, only writes.
 TALKS = st.lists(WRITES | st.just(("receive",)) | st.just(("receive",)), max_size=8)
-ASIDES = st.just([]) | st.lists(WRITES, max_size=6).map(lambda acts: [("sleep", 0.041), *acts])
+NOTHING: st.SearchStrategy[list[Act]] = st.just([])
+ASIDES = NOTHING | st.lists(WRITES, max_size=6).map(lambda acts: [("sleep", 0.041), *acts])
 OPENINGS = st.one_of(
     st.builds(lambda accept: [("receive",), accept], ACCEPTS),
     st.builds(lambda accept: [("receive",), accept], ACCEPTS),
@@ -100,7 +101,7 @@ def client_acts(mode: ModeName) -> st.SearchStrategy[list[Act]]:
         st.sampled_from([("stall",), ("resume",)]),
     )
     end = st.one_of(
-        st.just([]),
+        NOTHING,
         st.builds(lambda code, reason: [("leave", code, reason)], CODES, REASONS),
         st.just([("reset",)]),
     )
@@ -329,7 +330,7 @@ class Script:
             raise EOFError("nothing more is written down")
         return event
 
-    async def send(self, event: dict[str, Any]) -> None:
+    async def send(self, event: MutableMapping[str, Any]) -> None:
         self.sent.append(dict(event))
         fault = self._faults.get(len(self.sent))
         if fault is not None:
