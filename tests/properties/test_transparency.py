@@ -163,7 +163,7 @@ async def perform(act: Act, receive: Any, send: Any) -> Any:
             for part in body:
                 await send({"type": "websocket.http.response.body", "body": part, "more_body": True})
             await send({"type": "websocket.http.response.body", "body": b""})
-        case ("raise",):
+        case _:
             raise LookupError("a fault of the application")
     return act[0]
 
@@ -185,7 +185,7 @@ async def drive(peer: Peer, acts: list[Act], trace: Trace) -> None:
                     peer.resume()
                 case ("leave", code, reason):
                     await peer.close(code, reason)
-                case ("reset",):
+                case _:
                     peer.reset()
         except PeerClosed as error:
             trace.note("client", (error.code, error.reason))
@@ -316,12 +316,14 @@ FAULTS = st.dictionaries(st.integers(0, 9), st.sampled_from([OSError, RuntimeErr
 
 
 class Script:
-    """A server that gives what is written down, and raises where that is written down."""
+    """A server that gives what is written down, and raises where that is written down. A client that it has
+    lost stays lost."""
 
     def __init__(self, incoming: list[dict[str, Any]], faults: dict[int, type[Exception]]) -> None:
         self.sent: list[dict[str, Any]] = []
         self._incoming = iter(incoming)
         self._faults = faults
+        self._lost: type[Exception] | None = None
 
     async def receive(self) -> dict[str, Any]:
         await asyncio.sleep(0)
@@ -332,8 +334,9 @@ class Script:
 
     async def send(self, event: MutableMapping[str, Any]) -> None:
         self.sent.append(dict(event))
-        fault = self._faults.get(len(self.sent))
+        fault = self._lost or self._faults.get(len(self.sent))
         if fault is not None:
+            self._lost = fault if issubclass(fault, OSError) else None
             raise fault("written down")
 
 
