@@ -15,6 +15,7 @@ from .connection import Connection
 from .endpoint import Endpoint
 from .engine import Engine
 from .errors import CloseCode, ConfigurationError, ConnectionClosed, Forbidden
+from .guard import guarded
 from .messages import (
     AllTenants,
     ConnectionStatus,
@@ -211,6 +212,16 @@ class ConnectionManager:
         return list(
             self._engine.registry.find(user_id=user_id, room=room, tenant=tenant, status=status, where=where)
         )
+
+    def connection_of(self, websocket: Any) -> Connection:
+        """The connection that `WebSocketMiddleware` made of a WebSocket: of anything that has a ``scope``,
+        or of the scope itself. Raises `ConfigurationError` where no middleware of this manager guards it."""
+        socket = guarded(getattr(websocket, "scope", websocket), self._engine)
+        if socket is None:
+            raise ConfigurationError(
+                "no middleware guards this WebSocket: put WebSocketMiddleware(app, manager) around the app"
+            )
+        return socket.conn
 
     def get_connection(self, connection_id: str) -> Connection | None:
         """The connection of this id, if it is open or about to be."""

@@ -108,7 +108,7 @@ def _modes(engine: Engine, on_violation: OnViolation | None) -> dict[str, Mode]:
     return {
         "opaque": OpaqueMode(engine.pipeline, OPAQUE),
         "json": JSONMode(engine.pipeline, engine.retention.codec, on_violation),
-        "envelope": EnvelopeMode(engine.pipeline, engine.default_codec),
+        "envelope": EnvelopeMode(engine.pipeline, engine.default_codec, label="envelope"),
     }
 
 

@@ -45,15 +45,20 @@ class EnvelopeMode:
 
     speaks = True
 
-    def __init__(self, pipeline: Pipeline, codec: Codec) -> None:
+    def __init__(self, pipeline: Pipeline, codec: Codec, *, label: str | None = None) -> None:
         self._pipeline = pipeline
         self._codec = codec
+        # What its messages are counted as, where the manager has no part in what becomes of them.
+        self._label = label
 
     def codec_for(self, chosen: Codec | None) -> Codec:
         return self._codec if chosen is None else chosen
 
     def inspect(self, conn: Connection, frame: Frame) -> InboundMessage | None:
-        return self._pipeline.inspect_whole(conn, frame)
+        message = self._pipeline.inspect_whole(conn, frame)
+        if message is not None and self._label is not None:
+            self._pipeline.count(self._label, size=size_of(frame), error=None, now=conn.host.now())
+        return message
 
 
 class _ForeignMode:

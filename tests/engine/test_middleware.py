@@ -1,0 +1,927 @@
+"""The guard around an application that exists: what it lets through, what it refuses, and how."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import Any, Literal
+
+import anyio
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from tests.engine.conftest import ByQuery, MakeManager, errors_logged
+from wsmanager import (
+    ConfigurationError,
+    Connection,
+    ConnectionManager,
+    Disconnect,
+    DuplicateConnectionId,
+    Refused,
+    ReplyError,
+    SecurityValidator,
+    WebSocketConfig,
+    WebSocketMiddleware,
+)
+from wsmanager.testing import (
+    DAPHNE,
+    GRANIAN,
+    HYPERCORN,
+    UVICORN,
+    HandshakeRefused,
+    PeerClosed,
+    Server,
+    connect,
+    lifespan,
+)
+
+pytestmark = pytest.mark.anyio
+
+JSON, MSGPACK = "wsmanager.v1.json", "wsmanager.v1.msgpack"
+SERVERS = (UVICORN, HYPERCORN, GRANIAN, DAPHNE)
+ModeName = Literal["opaque", "json", "envelope"]
+MODES: tuple[ModeName, ...] = ("opaque", "json", "envelope")
+FOREIGN: tuple[ModeName, ...] = ("opaque", "json")
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class Echo:
+    """A bare application that says what it hears, and remembers what it met."""
+
+    def __init__(self, *, subprotocol: str | None = None) -> None:
+        self.heard: list[Any] = []
+        self.end: MutableMapping[str, Any] | None = None
+        self.entered = 0
+        self.scope: Any = None
+        self._accept = {"type": "websocket.accept", "subprotocol": subprotocol}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.entered += 1
+        self.scope = scope
+        assert (await receive())["type"] == "websocket.connect"
+        await send(dict(self._accept))
+        while (event := await receive())["type"] == "websocket.receive":
+            text, data = event.get("text"), event.get("bytes")
+            self.heard.append(data if text is None else text)
+            frame = {"bytes": data} if text is None else {"text": text}
+            await send({"type": "websocket.send", **frame})
+        self.end = event
+
+
+async def refusing(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError("the application was entered")
+
+
+# --- what each mode makes of a frame
+
+
+async def test_opaque_frames_pass_untouched_and_are_counted(make_manager: MakeManager) -> None:
+    manager, echo = make_manager(), Echo()
+    async with connect(WebSocketMiddleware(echo, manager)) as peer:
+        for frame in ('42["chat",{}]', "{", "x" * 1_000, ""):
+            await peer.send_text(frame)
+            assert await peer.receive() == frame
+        await peer.send_bytes(b"\x00\xff")
+        assert await peer.receive() == b"\x00\xff"
+        (conn,) = manager.connections()
+        assert conn.user_id == f"anon:{conn.id}"
+    assert echo.heard == ['42["chat",{}]', "{", "x" * 1_000, "", b"\x00\xff"]
+    stats = manager.get_analytics().messages.types["opaque"]
+    assert (stats.count_in, stats.bytes_in) == (5, 1_016)
+
+
+async def test_the_manager_never_writes_into_an_opaque_socket(make_manager: MakeManager) -> None:
+    manager = make_manager(auth=ByQuery())
+    async with connect(WebSocketMiddleware(Echo(), manager), query="user=ann", subprotocols=[JSON]) as peer:
+        (conn,) = manager.connections()
+        await manager.join_session(conn, "lobby")
+        reports = (
+            await manager.broadcast({"type": "x"}),
+            await manager.send_to_session("lobby", {"type": "x"}),
+            await manager.send_to_connection(conn.id, {"type": "x"}),
+        )
+        assert [(report.unsupported, report.sent) for report in reports] == [(1, 0)] * 3
+        assert reports[0].failed == (conn.id,)
+        await asyncio.sleep(65)
+        assert peer.frames == []
+
+
+async def test_a_durable_message_waits_for_a_device_that_can_read_it(make_manager: MakeManager) -> None:
+    manager = make_manager(auth=ByQuery())
+    guarded = WebSocketMiddleware(Echo(), manager, {"/raw": "opaque", "/json": "json"})
+    async with connect(guarded, "/raw", query="user=ann") as raw:
+        report = await manager.send_personal_message("ann", {"n": 1})
+        assert (report.sent, report.unsupported, report.kept) == (0, 1, 1)
+        async with connect(guarded, "/json", query="user=ann") as peer:
+            assert await peer.receive_json() == {"n": 1}
+        assert raw.frames == []
+
+
+async def test_json_is_written_as_given_and_nothing_else_is(make_manager: MakeManager) -> None:
+    manager = make_manager(auth=ByQuery())
+    async with connect(WebSocketMiddleware(Echo(), manager, "json"), query="user=ann") as peer:
+        for message in ({"no": "type"}, {"type": "x", "data": 1}, {"event": "a", "args": [1, None]}):
+            assert (await manager.send_personal_message("ann", message)).sent == 1
+            assert await peer.receive_json() == message
+        assert (await manager.broadcast({"to": "all"})).sent == 1
+        assert await peer.receive_json() == {"to": "all"}
+        await asyncio.sleep(65)
+        assert peer.frames == []
+
+
+async def test_json_frames_reach_the_application_as_they_came(make_manager: MakeManager) -> None:
+    manager, echo = make_manager(), Echo()
+    frames: list[str | bytes] = ['{"type":"ping"}', " [1, 2.50 ] ", '"é"', "null", b'{"a" : 1}']
+    async with connect(WebSocketMiddleware(echo, manager, "json")) as peer:
+        for frame in frames:
+            await (peer.send_text(frame) if isinstance(frame, str) else peer.send_bytes(frame))
+            assert await peer.receive() == frame
+    assert echo.heard == frames
+
+
+async def test_an_envelope_is_validated_and_system_messages_are_answered(make_manager: MakeManager) -> None:
+    manager, echo = make_manager(), Echo()
+    async with connect(WebSocketMiddleware(echo, manager, "envelope")) as peer:
+        await peer.send_json({"type": "ping", "id": 1})
+        assert (await peer.receive_json())["type"] == "pong"
+        await peer.send_text("{")
+        assert (await peer.receive_json())["data"]["code"] == "not_json"
+        await peer.send_json({"type": "chat", "data": "<script>alert(1)</script>"})
+        assert (await peer.receive_json())["data"]["code"] == "forbidden_pattern"
+        await peer.send_json({"type": "chat"})
+        assert await peer.receive_json() == {"type": "chat"}
+        (conn,) = manager.connections()
+        assert (await manager.send_to_connection(conn.id, {"type": "news"})).sent == 1
+        assert await peer.receive_json() == {"type": "news"}
+    assert echo.heard == ['{"type": "chat"}']
+    assert manager.get_analytics().messages.types["envelope"].count_in == 1
+
+
+async def test_a_client_that_asks_for_the_envelope_gets_it_and_is_welcomed(make_manager: MakeManager) -> None:
+    manager = make_manager()
+    async with connect(WebSocketMiddleware(Echo(), manager, "envelope"), subprotocols=["x", JSON]) as peer:
+        assert peer.accepted_subprotocol == JSON
+        assert (await peer.receive_json())["type"] == "welcome"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_applications_own_subprotocol_stands(make_manager: MakeManager, mode: ModeName) -> None:
+    guarded = WebSocketMiddleware(Echo(subprotocol="chat.v1"), make_manager(), mode)
+    async with connect(guarded, subprotocols=["chat.v1", JSON]) as peer:
+        assert peer.accepted_subprotocol == "chat.v1"
+        await asyncio.sleep(1)
+        assert peer.frames == []
+
+
+@pytest.mark.parametrize("mode", FOREIGN)
+async def test_no_subprotocol_is_invented(make_manager: MakeManager, mode: ModeName) -> None:
+    async with connect(WebSocketMiddleware(Echo(), make_manager(), mode), subprotocols=[JSON]) as peer:
+        assert peer.accepted_subprotocol is None
+
+
+# --- what the guard refuses: frames
+
+
+@pytest.mark.parametrize(
+    ("mode", "frame", "code"),
+    [
+        ("json", "{", "not_json"),
+        ("json", '{"a": "<script>alert(1)</script>"}', "forbidden_pattern"),
+        ("json", "[" * 70 + "]" * 70, "too_deep"),
+        ("json", b"\xff\xfe", "not_json"),
+        ("json", "", "not_json"),
+        ("json", "[1" + " " * 2_000 + "]", "too_large"),
+        ("opaque", "x" * 1_001, "too_large"),
+        ("opaque", b"x" * 1_001, "too_large"),
+    ],
+)
+async def test_a_frame_that_fails_is_not_forwarded_and_closes_the_socket(
+    make_manager: MakeManager, mode: ModeName, frame: str | bytes, code: str
+) -> None:
+    manager, echo = make_manager(WebSocketConfig(max_message_size=1_000)), Echo()
+    async with connect(WebSocketMiddleware(echo, manager, mode)) as peer:
+        await (peer.send_text(frame) if isinstance(frame, str) else peer.send_bytes(frame))
+        assert await peer.wait_closed(1) == (4501, code)
+        assert peer.frames == []
+    assert echo.heard == []
+    assert echo.end is not None
+    assert echo.end["code"] == 4501
+
+
+@pytest.mark.parametrize("mode", FOREIGN)
+async def test_over_the_limit_the_socket_is_closed(make_manager: MakeManager, mode: ModeName) -> None:
+    manager, echo = make_manager(WebSocketConfig(rate_limit_max=3)), Echo()
+    async with connect(WebSocketMiddleware(echo, manager, mode)) as peer:
+        for _ in range(4):
+            await peer.send_text("1")
+        assert await peer.wait_closed(1) == (4029, "rate_limited")
+    assert echo.heard == ["1"] * 3
+
+
+async def test_the_application_may_answer_a_violation_in_its_own_words(make_manager: MakeManager) -> None:
+    def on_violation(conn: Connection, error: ReplyError) -> Any:
+        return {"oops": error.code, "who": conn.user_id}
+
+    manager, echo = make_manager(WebSocketConfig(max_errors=2), auth=ByQuery()), Echo()
+    guarded = WebSocketMiddleware(echo, manager, "json", on_violation=on_violation)
+    async with connect(guarded, query="user=ann") as peer:
+        for _ in range(2):
+            await peer.send_text("{")
+            assert await peer.receive_json() == {"oops": "not_json", "who": "ann"}
+        await peer.send_text("7")
+        assert await peer.receive() == "7"
+        await peer.send_text("{")
+        assert await peer.receive_json() == {"oops": "not_json", "who": "ann"}
+        assert await peer.wait_closed(1) == (4509, "too many errors")
+    assert echo.heard == ["7"]
+
+
+@pytest.mark.parametrize("answer", [None, "raises", {"not": {1, 2}, "json": object()}])
+async def test_where_it_has_no_word_the_socket_is_closed(
+    make_manager: MakeManager, caplog: pytest.LogCaptureFixture, answer: Any
+) -> None:
+    def on_violation(conn: Connection, error: ReplyError) -> Any:
+        if answer == "raises":
+            raise LookupError("a bug")
+        return answer
+
+    guarded = WebSocketMiddleware(Echo(), make_manager(), "json", on_violation=on_violation)
+    async with connect(guarded) as peer:
+        await peer.send_text("{")
+        assert await peer.wait_closed(1) == (4501, "not_json")
+    assert errors_logged(caplog) == ([] if answer is None else ["on_violation.failed"])
+
+
+async def test_a_validator_may_end_the_connection(make_manager: MakeManager) -> None:
+    class Strict(SecurityValidator):
+        def validate_message(self, message: Any, **options: Any) -> None:
+            raise Disconnect(4321, "not here")
+
+    async with connect(WebSocketMiddleware(Echo(), make_manager(validator=Strict()), "json")) as peer:
+        await peer.send_text("1")
+        assert await peer.wait_closed(1) == (4321, "not here")
+
+
+async def test_a_validator_that_fails_is_logged_and_closes(
+    make_manager: MakeManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(SecurityValidator):
+        def validate_message(self, message: Any, **options: Any) -> None:
+            raise LookupError("a bug with a secret in it")
+
+    async with connect(WebSocketMiddleware(Echo(), make_manager(validator=Broken()), "json")) as peer:
+        await peer.send_text("1")
+        assert await peer.wait_closed(1) == (4004, "server error")
+    assert errors_logged(caplog) == ["guard.failed"]
+
+
+# --- what it refuses: handshakes
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_refusal_says_why_and_the_application_is_not_entered(
+    make_manager: MakeManager, mode: ModeName
+) -> None:
+    manager = make_manager(WebSocketConfig(max_connections_per_user=1), auth=ByQuery())
+    async with connect(WebSocketMiddleware(Echo(), manager, mode), query="user=ann"):
+        with pytest.raises(HandshakeRefused) as caught:
+            async with connect(WebSocketMiddleware(refusing, manager, mode), query="user=ann"):
+                pass
+    assert caught.value.status == 429
+    assert json.loads(caught.value.body)["error"]["code"] == "user_limit"
+
+
+async def test_a_foreign_origin_is_refused(make_manager: MakeManager) -> None:
+    headers = [("origin", "https://evil.example")]
+    with pytest.raises(HandshakeRefused) as caught:
+        async with connect(WebSocketMiddleware(refusing, make_manager()), headers=headers):
+            pass
+    assert caught.value.status == 403
+    assert json.loads(caught.value.body)["error"]["code"] == "origin_refused"
+
+
+class Asking(ByQuery):
+    """Knows nobody before a first message."""
+
+    async def authenticate(self, handshake: Any) -> Any:
+        return None
+
+
+async def test_no_first_message_is_asked_for(make_manager: MakeManager) -> None:
+    with pytest.raises(HandshakeRefused) as caught:
+        async with connect(WebSocketMiddleware(refusing, make_manager(auth=Asking()))):
+            pass
+    assert caught.value.status == 401
+    assert json.loads(caught.value.body)["error"]["code"] == "token_missing"
+
+
+async def test_after_the_end_clients_are_sent_away(make_manager: MakeManager) -> None:
+    manager = make_manager()
+    async with manager:
+        pass
+    with pytest.raises(HandshakeRefused) as caught:
+        async with connect(WebSocketMiddleware(refusing, manager)):
+            pass
+    assert caught.value.status == 503
+
+
+@pytest.mark.parametrize("server", SERVERS, ids=["uvicorn", "hypercorn", "granian", "daphne"])
+async def test_the_token_is_hidden_while_the_server_logs(make_manager: MakeManager, server: Server) -> None:
+    logged: list[bytes] = []
+
+    def as_logged(app: App) -> App:
+        async def asked(scope: Any, receive: Any, send: Any) -> None:
+            async def send_logged(event: Any) -> None:
+                if event["type"] in ("websocket.accept", "websocket.http.response.start", "websocket.close"):
+                    logged.append(scope["query_string"])
+                await send(event)
+
+            await app(scope, receive, send_logged)
+
+        return asked
+
+    async def denying(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["query_string"] == b"token=secret"
+        await receive()
+        await send({"type": "websocket.close"})
+
+    echo = Echo()
+    manager = make_manager()
+    async with connect(as_logged(WebSocketMiddleware(echo, manager)), query="token=secret", server=server):
+        await asyncio.sleep(1)
+        assert echo.scope["query_string"] == b"token=secret"
+    with pytest.raises(HandshakeRefused):
+        async with connect(
+            as_logged(WebSocketMiddleware(denying, manager)), query="token=secret", server=server
+        ):
+            pass
+    assert len(logged) == 2
+    assert not any(b"secret" in query for query in logged)
+
+
+# --- paths
+
+
+@pytest.mark.parametrize(
+    ("path", "mode"),
+    [
+        ("/", "opaque"),
+        ("/chat", "json"),
+        ("/chat/room", "json"),
+        ("/chats", "opaque"),
+        ("/chat/raw", "opaque"),
+        ("/chat/raw/x", "opaque"),
+        ("/rpc/", "envelope"),
+        ("/left/alone", None),
+    ],
+)
+async def test_the_longest_prefix_wins(make_manager: MakeManager, path: str, mode: str | None) -> None:
+    manager = make_manager()
+    modes: dict[str, ModeName | None] = {
+        "/chat": "json",
+        "/chat/raw/": "opaque",
+        "/rpc": "envelope",
+        "/left": None,
+    }
+    async with connect(WebSocketMiddleware(Echo(), manager, modes), path) as peer:
+        if mode is None:
+            assert manager.connections() == []
+            return
+        (conn,) = manager.connections()
+        report = await manager.send_to_connection(conn.id, {"type": "x"})
+        assert report.unsupported == (mode == "opaque")
+        await peer.send_json({"type": "ping", "id": 1})
+        answers = [json.loads(frame)["type"] for frame in peer.frames]
+        assert ("pong" in answers) == (mode == "envelope")
+
+
+async def test_a_default_may_be_given_for_every_other_path(make_manager: MakeManager) -> None:
+    manager = make_manager()
+    async with connect(WebSocketMiddleware(Echo(), manager, {"/": None, "/chat": "json"}), "/other"):
+        assert manager.connections() == []
+
+
+async def test_a_prefix_is_that_of_the_applications_own_routes(make_manager: MakeManager) -> None:
+    manager = make_manager()
+    inner = WebSocketMiddleware(Echo(), manager, {"/chat": "json"})
+    app = Starlette(routes=[Mount("/api", app=inner)])
+    async with connect(app, "/api/chat") as peer:
+        (conn,) = manager.connections()
+        assert (await manager.send_to_connection(conn.id, {"n": 1})).sent == 1
+        assert await peer.receive_json() == {"n": 1}
+
+
+@pytest.mark.parametrize("mode", ["Json", "", {"/x": "xml"}, {"x": "json"}])
+def test_a_mode_that_is_none_is_refused_at_once(mode: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        WebSocketMiddleware(refusing, ConnectionManager(), mode)
+
+
+# --- the connection
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_guarded_socket_is_reachable_from_accept_to_end(
+    make_manager: MakeManager, mode: ModeName
+) -> None:
+    manager, diary = make_manager(auth=ByQuery()), list[Any]()
+    manager.on_connect(lambda conn: diary.append(("hello", conn.user_id)))
+    manager.on_disconnect(lambda conn: diary.append(("gone", conn.closing)))
+    accepts, closes = anyio.Event(), anyio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await accepts.wait()
+        await send({"type": "websocket.accept"})
+        await closes.wait()
+        await send({"type": "websocket.close", "code": 4444, "reason": "bye"})
+
+    async with anyio.create_task_group() as tasks:
+
+        async def client() -> None:
+            async with connect(WebSocketMiddleware(app, manager, mode), query="user=ann&tenant=t") as peer:
+                assert await peer.wait_closed(9) == (4444, "bye")
+
+        tasks.start_soon(client)
+        await asyncio.sleep(1)
+        (conn,) = manager.connections(user_id="ann", tenant="t")
+        assert (conn.status, diary) == ("connecting", [])
+        accepts.set()
+        await asyncio.sleep(1)
+        assert (conn.status, diary) == ("open", [("hello", "ann")])
+        closes.set()
+        await asyncio.sleep(1)
+        assert manager.connections(user_id="ann", tenant="t") == []
+    assert diary == [("hello", "ann"), ("gone", (4444, "bye"))]
+
+
+async def test_an_application_finds_its_connection(make_manager: MakeManager) -> None:
+    manager = make_manager(auth=ByQuery())
+
+    async def chat(websocket: WebSocket) -> None:
+        conn = manager.connection_of(websocket)
+        assert conn is manager.connection_of(websocket.scope)
+        await websocket.accept()
+        await manager.join_session(conn, websocket.path_params["room"])
+        await manager.send_to_session(websocket.path_params["room"], {"joined": conn.user_id})
+        await websocket.receive()
+
+    app = WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/{room}", chat)]), manager, "json")
+    async with (
+        connect(app, "/lobby", query="user=ann") as ann,
+        connect(app, "/lobby", query="user=bob") as bob,
+    ):
+        assert await ann.receive_json() == {"joined": "ann"}
+        assert [await peer.receive_json() for peer in (ann, bob)] == [{"joined": "bob"}] * 2
+    with pytest.raises(ConfigurationError, match="no middleware"):
+        manager.connection_of({"type": "websocket"})
+
+
+async def test_a_hook_that_refuses_closes_what_was_accepted(make_manager: MakeManager) -> None:
+    manager, echo = make_manager(), Echo()
+
+    @manager.on_connect
+    async def refuse(conn: Connection) -> None:
+        raise Disconnect(4321, "not you")
+
+    async with connect(WebSocketMiddleware(echo, manager)) as peer:
+        assert await peer.wait_closed(1) == (4321, "not you")
+    assert echo.heard == []
+    assert echo.end is not None
+    assert echo.end["code"] == 4321
+
+
+async def test_the_applications_sends_keep_their_order_with_the_managers(make_manager: MakeManager) -> None:
+    manager, go = make_manager(), anyio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        conn = manager.connection_of(scope)
+        for n in range(0, 40, 2):
+            await send({"type": "websocket.send", "text": f'{{"n": {n}, "pad": "{"x" * 40}"}}'})
+            await manager.send_to_connection(conn.id, {"n": n + 1})
+        go.set()
+        await receive()
+
+    async with connect(WebSocketMiddleware(app, manager, "json"), window=100, stalled=True) as peer:
+        await asyncio.sleep(1)
+        assert peer.suspended
+        peer.resume()
+        await go.wait()
+        assert [(await peer.receive_json())["n"] for _ in range(40)] == list(range(40))
+
+
+async def test_the_applications_own_send_waits_for_a_slow_peer(make_manager: MakeManager) -> None:
+    manager, sent = make_manager(), list[int]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        for n in range(9):
+            await send({"type": "websocket.send", "bytes": b"x" * 100})
+            sent.append(n)
+
+    async with connect(WebSocketMiddleware(app, manager), window=250, stalled=True) as peer:
+        await asyncio.sleep(1)
+        assert len(sent) < 9
+        peer.resume()
+        await asyncio.sleep(1)
+        assert len(sent) == 9
+
+
+# --- the end
+
+
+@pytest.mark.parametrize(("mode", "code"), [("opaque", 1012), ("json", 1012), ("envelope", 4001)], ids=MODES)
+async def test_a_drain_closes_every_socket_in_its_own_way(
+    make_manager: MakeManager, mode: ModeName, code: int
+) -> None:
+    manager, echo = make_manager(), Echo()
+    async with connect(WebSocketMiddleware(echo, manager, mode)) as peer:
+        await manager.aclose()
+        assert await peer.wait_closed(1) == (code, "shutdown")
+        assert len(peer.frames) == (mode == "envelope")
+    assert echo.end == {"type": "websocket.disconnect", "code": code, "reason": "shutdown"}
+
+
+@pytest.mark.parametrize("server", SERVERS, ids=["uvicorn", "hypercorn", "granian", "daphne"])
+async def test_an_application_that_only_sends_learns_of_the_end_within_a_heartbeat(
+    make_manager: MakeManager, server: Server
+) -> None:
+    manager, fate = make_manager(WebSocketConfig(heartbeat_interval=10)), list[Any]()
+
+    async def ticker(websocket: WebSocket) -> None:
+        await websocket.accept()
+        try:
+            while True:
+                await websocket.send_text("tick")
+                await asyncio.sleep(1)
+        except WebSocketDisconnect as error:
+            fate.append((error.code, asyncio.get_running_loop().time() - left))
+
+    app = WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/", ticker)]), manager)
+    async with connect(app, server=server) as peer:
+        await asyncio.sleep(33.3)
+        left = asyncio.get_running_loop().time()
+        peer.reset()
+    ((code, seconds),) = fate
+    assert code == 1006
+    assert seconds <= 11
+
+
+async def test_an_application_that_never_receives_loses_nothing_and_hears_the_end(
+    make_manager: MakeManager,
+) -> None:
+    manager, heard = make_manager(), list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await asyncio.sleep(100)
+        while (event := await receive())["type"] == "websocket.receive":
+            heard.append(event["text"])
+        heard.append(event["code"])
+
+    async with connect(WebSocketMiddleware(app, manager)) as peer:
+        for n in range(90):
+            await peer.send_text(str(n))
+            await asyncio.sleep(1)
+        await peer.close(4242)
+    assert heard == [*map(str, range(90)), 4242]
+
+
+async def test_what_an_application_does_not_read_is_bounded(make_manager: MakeManager) -> None:
+    manager = make_manager(WebSocketConfig(inbound_max_messages=10, rate_limit_max=1_000))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await asyncio.sleep(1_000)
+
+    async with connect(WebSocketMiddleware(app, manager), timeout=2_000) as peer:
+        for _ in range(60):
+            with suppress(PeerClosed):
+                await peer.send_text("x")
+            await asyncio.sleep(1)
+        assert await peer.wait_closed(1) == (4014, "inbox overflow")
+
+
+async def test_after_a_close_by_the_manager_the_application_may_do_what_it_likes(
+    make_manager: MakeManager,
+) -> None:
+    manager, met = make_manager(), list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await manager.connection_of(scope).close(4000, "enough")
+        with pytest.raises(OSError, match="closed"):
+            await send({"type": "websocket.send", "text": "late"})
+        await send({"type": "websocket.close", "code": 1011})
+        met.extend([await receive(), await receive()])
+
+    async with connect(WebSocketMiddleware(app, manager, "json")) as peer:
+        assert await peer.wait_closed(1) == (4000, "enough")
+        assert peer.frames == []
+    assert met == [{"type": "websocket.disconnect", "code": 4000, "reason": "enough"}] * 2
+
+
+async def test_a_connection_closed_before_its_accept_is_refused(make_manager: MakeManager) -> None:
+    manager = make_manager(auth=ByQuery())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await manager.connection_of(scope).close(4503, "kicked")
+        await send({"type": "websocket.accept"})
+        assert (await receive())["type"] == "websocket.disconnect"
+
+    with pytest.raises(HandshakeRefused) as caught:
+        async with connect(WebSocketMiddleware(app, manager)):
+            pass
+    assert json.loads(caught.value.body)["error"]["code"] == "replaced"
+
+
+async def test_a_connection_closed_while_the_server_accepts_is_closed(make_manager: MakeManager) -> None:
+    manager = make_manager()
+
+    def slow(app: App) -> App:
+        async def asked(scope: Any, receive: Any, send: Any) -> None:
+            async def send_slowly(event: Any) -> None:
+                await send(event)
+                if event["type"] == "websocket.accept":
+                    await asyncio.sleep(5)
+
+            await app(scope, receive, send_slowly)
+
+        return asked
+
+    echo = Echo()
+    async with connect(slow(WebSocketMiddleware(echo, manager))) as peer:
+        await asyncio.sleep(1)
+        (conn,) = manager.connections()
+        await conn.close(4000, "not any more")
+        assert (await peer.wait_closed(9))[0] == 4503
+    assert echo.heard == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_an_exception_of_the_application_passes_and_leaves_nothing(
+    make_manager: MakeManager, when: str
+) -> None:
+    manager, diary = make_manager(), list[str]()
+    manager.on_disconnect(lambda conn: diary.append("gone"))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if when == "after":
+            await send({"type": "websocket.accept"})
+        raise LookupError("its own")
+
+    with pytest.raises(LookupError, match="its own"):
+        async with connect(WebSocketMiddleware(app, manager)) as peer:
+            await peer.wait_closed(1)
+    await asyncio.sleep(1)
+    assert manager.connections() == []
+    assert diary == (["gone"] if when == "after" else [])
+
+
+async def test_a_cancelled_application_leaves_nothing(make_manager: MakeManager) -> None:
+    manager = make_manager()
+    async with connect(WebSocketMiddleware(Echo(), manager)) as peer:
+        task = next(task for task in asyncio.all_tasks() if task.get_name() == "app on /")
+        task.cancel()
+        await asyncio.sleep(1)
+        assert manager.connections() == []
+        peer.reset()
+
+
+# --- more than one
+
+
+async def test_a_guard_inside_a_guard_of_the_same_manager_steps_aside(make_manager: MakeManager) -> None:
+    manager = make_manager()
+    echo = Echo()
+    app = WebSocketMiddleware(WebSocketMiddleware(echo, manager, "envelope"), manager, "json")
+    async with connect(app) as peer:
+        assert len(manager.connections()) == 1
+        await peer.send_text('{"type": "ping"}')
+        assert await peer.receive() == '{"type": "ping"}'
+
+
+async def test_two_managers_may_guard_the_same_socket(make_manager: MakeManager) -> None:
+    outer, inner = make_manager(), make_manager()
+    app = WebSocketMiddleware(WebSocketMiddleware(Echo(), inner, "json"), outer, "json")
+    async with connect(app) as peer:
+        for manager in (outer, inner):
+            await manager.broadcast({"n": 1})
+            assert await peer.receive_json() == {"n": 1}
+        await peer.send_text("1")
+        assert await peer.receive() == "1"
+    assert len(outer.connections()) == len(inner.connections()) == 0
+
+
+async def test_state_is_the_managers(make_manager: MakeManager) -> None:
+    manager = make_manager(WebSocketConfig(rate_limit_max=3), auth=ByQuery())
+    doors = [WebSocketMiddleware(Echo(), manager) for _ in range(4)]
+    async with connect(doors[0], query="user=ann") as peer:
+        await peer.send_text("1")
+        for door in doors[1:3]:
+            async with connect(door, query="user=ann") as other:
+                await other.send_text("x")
+        async with connect(doors[3], query="user=ann") as other:
+            await other.send_text("x")
+            assert await other.wait_closed(1) == (4029, "rate_limited")
+
+
+# --- lifespan
+
+
+async def test_the_manager_starts_and_stops_with_the_application(make_manager: MakeManager) -> None:
+    manager, app = make_manager(), Starlette(routes=[WebSocketRoute("/", until_the_end)])
+    guarded = WebSocketMiddleware(app, manager)
+    for _ in range(2):  # and may do so again
+        async with lifespan(guarded):
+            async with connect(guarded):
+                assert len(manager.connections()) == 1
+            late = connect(guarded)
+            peer = await late.__aenter__()
+        assert await peer.wait_closed(1) == (1012, "shutdown")
+        await late.__aexit__(None, None, None)
+        with pytest.raises(HandshakeRefused):
+            async with connect(guarded):
+                pass
+
+
+async def until_the_end(websocket: WebSocket) -> None:
+    await websocket.accept()
+    with pytest.raises(WebSocketDisconnect):
+        await websocket.receive_text()
+
+
+async def test_without_a_lifespan_the_first_socket_starts_it(make_manager: MakeManager) -> None:
+    manager = make_manager()
+    async with connect(WebSocketMiddleware(Echo(), manager)):
+        assert len(manager.connections()) == 1
+
+
+# --- with the other doors
+
+
+async def test_an_endpoint_adopts_the_connection_that_the_guard_made(make_manager: MakeManager) -> None:
+    manager, diary = make_manager(auth=ByQuery()), list[Any]()
+    manager.on_connect(lambda conn: diary.append("hello"))
+    manager.on_disconnect(lambda conn: diary.append("gone"))
+
+    async def endpoint(websocket: WebSocket) -> None:
+        guarded = manager.connection_of(websocket)
+        async with manager.connect(websocket, metadata={"page": 7}) as conn:
+            assert conn is guarded
+            assert manager.connections(tenant="t") == [conn]
+            assert (conn.user_id, conn.metadata) == ("ann", {"page": 7})
+            await conn.send({"type": "hi"})
+            assert await websocket.receive_json() == {"type": "chat"}
+        assert diary == ["hello", "gone"]
+
+    app = WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/", endpoint)]), manager)
+    async with connect(app, query="user=ann&tenant=t", subprotocols=[JSON]) as peer:
+        assert peer.accepted_subprotocol == JSON
+        assert [(await peer.receive_json())["type"] for _ in range(2)] == ["welcome", "hi"]
+        await peer.send_json({"type": "ping"})
+        assert (await peer.receive_json())["type"] == "pong"
+        await peer.send_json({"type": "chat"})
+        assert (await peer.receive_json())["type"] == "disconnect"
+        assert await peer.wait_closed(1) == (1000, "")
+    assert diary == ["hello", "gone"]
+
+
+async def test_an_endpoint_may_know_better_who_it_is(make_manager: MakeManager) -> None:
+    manager = make_manager()
+
+    async def endpoint(websocket: WebSocket) -> None:
+        before = manager.connection_of(websocket)
+        assert before.user_id.startswith("anon:")
+        async with manager.connect(websocket, user_id="ann", tenant="t", connection_id="tab-1") as conn:
+            assert conn is before
+            assert manager.connections() == []
+            assert manager.connections(user_id="ann", tenant="t") == [conn]
+            assert manager.get_connection("tab-1") is conn
+            await websocket.receive()
+
+    app = WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/", endpoint)]), manager, "json")
+    async with connect(app) as peer:
+        assert (await manager.send_personal_message("ann", {"n": 1}, tenant="t")).sent == 1
+        assert await peer.receive_json() == {"n": 1}
+
+
+async def test_claims_of_somebody_else_are_not_kept(make_manager: MakeManager) -> None:
+    manager, met = make_manager(auth=ByQuery()), list[Any]()
+
+    async def endpoint(websocket: WebSocket) -> None:
+        async with manager.connect(websocket, user_id=websocket.query_params["as"]) as conn:
+            met.append((conn.user_id, sorted(conn.scopes)))
+
+    app = WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/", endpoint)]), manager)
+    for user in ("ann", "bob"):
+        async with connect(app, query=f"user=ann&scopes=admin&as={user}") as peer:
+            await peer.wait_closed(1)
+    assert met == [("ann", ["admin"]), ("bob", [])]
+
+
+async def test_an_anonymous_user_is_named_after_the_connection(make_manager: MakeManager) -> None:
+    manager, met = make_manager(), list[str]()
+
+    async def endpoint(websocket: WebSocket) -> None:
+        async with manager.connect(websocket, connection_id="tab-1") as conn:
+            met.append(conn.user_id)
+
+    async with connect(
+        WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/", endpoint)]), manager)
+    ) as peer:
+        await peer.wait_closed(1)
+    assert met == ["anon:tab-1"]
+
+
+async def test_the_limits_of_the_user_that_is_named_hold(make_manager: MakeManager) -> None:
+    manager, raised = make_manager(WebSocketConfig(max_connections_per_user=1)), list[Any]()
+
+    async def endpoint(websocket: WebSocket) -> None:
+        try:
+            async with manager.connect(websocket, user_id="ann"):
+                await websocket.receive()
+        except Refused as refusal:
+            raised.append(refusal.code)
+            raise
+
+    app = WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/", endpoint)]), manager)
+    async with connect(app):
+        with pytest.raises(HandshakeRefused) as caught:
+            async with connect(app):
+                pass
+        assert caught.value.status == 429
+        assert len(manager.connections()) == 1
+    assert raised == ["user_limit"]
+
+
+async def test_an_id_in_use_changes_nothing(make_manager: MakeManager) -> None:
+    manager = make_manager()
+
+    async def endpoint(websocket: WebSocket) -> None:
+        try:
+            adoption = await manager.connect(websocket, user_id="ann", connection_id="tab-1")
+        except DuplicateConnectionId:
+            conn = manager.connection_of(websocket)
+            assert conn.user_id == f"anon:{conn.id}"
+            adoption = await manager.connect(websocket, user_id="ann", connection_id="tab-2")
+        with pytest.raises(WebSocketDisconnect):
+            await websocket.receive_text()
+        await manager.disconnect(adoption)
+
+    app = WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/", endpoint)]), manager)
+    async with connect(app), connect(app):
+        assert sorted(conn.id for conn in manager.connections(user_id="ann")) == ["tab-1", "tab-2"]
+
+
+async def test_the_managers_endpoint_inside_a_guard_is_one_connection(make_manager: MakeManager) -> None:
+    manager, diary = make_manager(auth=ByQuery()), list[Any]()
+    manager.on_connect(lambda conn: diary.append("hello"))
+    manager.on_disconnect(lambda conn: diary.append("gone"))
+
+    @manager.on("add")
+    async def add(conn: Connection, data: list[int]) -> int:
+        return sum(data)
+
+    app = WebSocketMiddleware(
+        Starlette(routes=[WebSocketRoute("/ws", manager.endpoint), WebSocketRoute("/own", until_the_end)]),
+        manager,
+    )
+    async with connect(app, "/ws", query="user=ann", subprotocols=[MSGPACK, JSON]) as peer:
+        assert peer.accepted_subprotocol == MSGPACK
+        assert len(manager.connections(user_id="ann")) == 1
+    async with connect(app, "/ws", query="user=ann") as peer:
+        await peer.send_json({"type": "add", "data": [1, 2], "id": 1})
+        assert await peer.receive_json() == {"type": "reply", "re": 1, "data": 3}
+    assert diary == ["hello", "gone"] * 2
+
+
+async def test_an_endpoint_of_the_manager_behind_an_accepted_socket_says_what_is_wrong(
+    make_manager: MakeManager,
+) -> None:
+    manager = make_manager()
+
+    async def endpoint(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await manager.endpoint(websocket.scope, replayed, websocket._send)
+
+    async def replayed() -> Any:
+        return {"type": "websocket.connect"}
+
+    app = WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/", endpoint)]), manager)
+    with pytest.raises(ConfigurationError, match="accepted before"):
+        async with connect(app) as peer:
+            await peer.wait_closed(1)
