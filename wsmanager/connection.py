@@ -419,6 +419,10 @@ class Connection:
             self._congest(rest, Prepared(event, 0, own))
             await own.done
 
+    def send_raw(self, event: Event) -> Awaitable[None]:
+        """The server's own send: for what is said before the connection is open, and after its end."""
+        return self._send(event)
+
     # --- time passes; called by the heartbeat
 
     def check_congestion(self, now: float) -> str | None:
@@ -567,30 +571,19 @@ class Connection:
     def host(self) -> Host:
         return self._host
 
-    async def receive(self) -> Event:
-        """The next event of the server, or a disconnect once the connection has ended."""
-        if self.status is ConnectionStatus.CLOSED:
-            return self._end_event()
-        self.reader = asyncio.current_task()
-        try:
-            return await self._receive()
-        except asyncio.CancelledError:
-            return self.woken()
-        finally:
-            self.reader = None
-
-    async def receive_aside(self) -> Event:
-        """The next event of the server, for a second reader: not woken by a close, but cancelled."""
-        return await self._receive()
+    def receive(self) -> Awaitable[Event]:
+        """The server's own receive. Whoever is to be woken from it by a close is the `reader` meanwhile."""
+        return self._receive()
 
     def woken(self) -> Event:
         """What the cancellation of `reader` means: the end of the connection, else it is raised again."""
         ended = self.status is ConnectionStatus.CLOSED
         if not ended or self.reader is None or self.reader.uncancel() > 0:
             raise asyncio.CancelledError
-        return self._end_event()
+        return self.end_event()
 
-    def _end_event(self) -> Event:
+    def end_event(self) -> Event:
+        """What an application is told of an end of ours."""
         code, reason = self.closing or _LOST
         return {"type": "websocket.disconnect", "code": code, "reason": reason}
 

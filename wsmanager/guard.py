@@ -14,7 +14,7 @@ from .inbound import Item, ReadAhead
 from .messages import ConnectionStatus, Frame, InboundMessage
 from .modes import Mode
 from .outbound import size_of
-from .transport import Event, Receive, Send, frame_of
+from .transport import Event, frame_of
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -30,13 +30,16 @@ _UNREAD: Final = InboundMessage("")
 class Guard:
     """Stands in the socket's own ``receive`` and ``send``: whatever the endpoint calls is checked."""
 
-    __slots__ = ("__weakref__", "_passed", "conn", "end", "mode", "socket")
+    __slots__ = ("_passed", "conn", "end", "is_direct", "mode", "socket")
 
     def __init__(self, conn: Connection, mode: Mode) -> None:
         self.conn: Final = conn
         self.mode = mode
         self.end: Event | None = None
         self._passed: tuple[Frame, InboundMessage] | None = None
+        self.is_direct = False
+        """Whether application and server talk without a third: during the handshake, and after an end which
+        is not the manager's."""
         self.socket: weakref.ref[Any] | None = None
         """Tells when the endpoint has dropped the socket without a word."""
 
@@ -46,8 +49,7 @@ class Guard:
 
     async def receive(self) -> Event:
         """The next event that is the application's to see."""
-        conn = self.conn
-        self._passed = None
+        conn, self._passed = self.conn, None
         while True:
             if conn.ahead is not None:
                 item = await conn.ahead.next()
@@ -55,14 +57,33 @@ class Guard:
                     conn.ahead = None
                     continue
             else:
-                event = await conn.receive()
+                event = self._at_hand()
+                if event is None:
+                    # In this frame and no other: every idle socket waits here.
+                    conn.reader = None if self.is_direct else asyncio.current_task()
+                    try:
+                        event = await conn.receive()
+                    except asyncio.CancelledError:
+                        event = conn.woken()
+                    finally:
+                        conn.reader = None
+                if self.is_direct:
+                    return event
                 if event["type"] == "websocket.disconnect":
-                    self.heard_end(event)
-                    conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
-                    return self.end or event
+                    return await self._left(event)
                 item = self.admit(event)
             if item is not None:
                 return self._hand_over(*item[0])
+
+    def _at_hand(self) -> Event | None:
+        """What the server need not be asked for."""
+        return self.conn.end_event() if self.conn.status is ConnectionStatus.CLOSED else None
+
+    async def _left(self, event: Event) -> Event:
+        """The socket has ended: by this very event, or before."""
+        self.heard_end(event)
+        self.conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
+        return self.end or event
 
     def heard_end(self, event: Event) -> None:
         """`event` tells of the peer's end, where that was not the manager's doing."""
@@ -111,22 +132,18 @@ class GuardedSocket(Guard):
     """The same around an application that knows nothing of it: it accepts, refuses, closes and fails by
     itself, and hears from the server whatever it would have heard without."""
 
-    __slots__ = ("_connect", "_engine", "_is_direct", "_server_receive", "_server_send", "_visitor")
+    __slots__ = ("_connect", "_engine", "_visitor")
 
     def __init__(
         self, engine: Engine, visitor: Visitor, conn: Connection, mode: Mode, connect: Event
     ) -> None:
         super().__init__(conn, mode)
+        self.is_direct = True
         self._engine = engine
         # Until the handshake is through.
         self._visitor: Visitor | None = visitor
-        self._server_receive: Receive = visitor.receive
-        self._server_send: Send = visitor.send
         # The server's first event, which was read before anything was decided.
         self._connect: Event | None = connect
-        # Application and server talk without a third: during the handshake, and after an end which is not
-        # the manager's.
-        self._is_direct = True
         conn.guard = self
         visitor.scope[_KEY] = self
 
@@ -146,44 +163,39 @@ class GuardedSocket(Guard):
 
     async def refuse(self, refusal: Refused) -> None:
         """Refuse the client, where the application found no reason to."""
-        visitor, self._visitor, self._is_direct = self._visitor, None, False
+        visitor, self._visitor, self.is_direct = self._visitor, None, False
         self.conn.ended()
         if visitor is not None:
             await self._engine.turn_away(visitor, refusal)
 
     # --- in
 
-    async def receive(self) -> Event:
-        if self._connect is not None:
-            connect, self._connect = self._connect, None
-            return connect
-        if self._is_direct:
-            return await self._receive_direct()
-        event = await super().receive()
-        if event["type"] != "websocket.disconnect":
-            return event
-        if self.end is None and self.conn.lost:
-            return await self._hear_out(event)
-        if self.end is not None:
-            self.end, self._is_direct = None, True
-        return event
+    def receive(self) -> Any:  # the very coroutine: one of our own around it would cost every idle socket
+        return super().receive() if self._connect is None else self._first()
 
-    async def _receive_direct(self) -> Event:
-        """What was read in the application's stead before, then the server's own word."""
-        conn = self.conn
-        if conn.ahead is not None:
-            item = await conn.ahead.next()
-            if item is not None:
-                return self._hand_over(*item[0])
-            conn.ahead = None
+    async def _first(self) -> Event:
+        connect, self._connect = self._connect, None
+        return connect or await super().receive()
+
+    def _at_hand(self) -> Event | None:
+        if not self.is_direct:
+            return super()._at_hand()
         end, self.end = self.end, None
-        return await self._server_receive() if end is None else end
+        return end
+
+    async def _left(self, event: Event) -> Event:
+        end = await super()._left(event)
+        if self.end is not None:
+            self.end, self.is_direct = None, True
+        elif self.conn.lost:
+            return await self._hear_out(end)
+        return end
 
     def admit(self, event: Event) -> Item | None:
-        return ((event, _UNREAD), 0) if self._is_direct else super().admit(event)
+        return ((event, _UNREAD), 0) if self.is_direct else super().admit(event)
 
     def heard_end(self, event: Event) -> None:
-        if self._is_direct:  # the application's own doing
+        if self.is_direct:  # the application's own doing
             self.end = event
         else:
             super().heard_end(event)
@@ -193,9 +205,9 @@ class GuardedSocket(Guard):
         try:
             async with asyncio.timeout(self.conn.host.config.close_timeout):
                 while True:
-                    event = await self._server_receive()
+                    event = await self.conn.receive()
                     if event["type"] == "websocket.disconnect":
-                        self._is_direct = True
+                        self.is_direct = True
                         return event
                     if self.admit(event) is not None:
                         return event
@@ -206,31 +218,31 @@ class GuardedSocket(Guard):
 
     async def send(self, event: Event) -> None:
         kind, conn = event.get("type"), self.conn
-        if self._is_direct:
+        if self.is_direct:
             await self._send_direct(event)
         elif kind == "websocket.send":
             if self.end is not None or conn.lost:
-                await self._server_send(event)  # most say what is wrong; the others take it in silence
+                await self.conn.send_raw(event)  # most say what is wrong; the others take it in silence
             await self._send_in_order(event)
         elif kind != "websocket.close":
-            await self._server_send(event)  # which knows what to say to it
+            await self.conn.send_raw(event)  # which knows what to say to it
         elif conn.status is _OPEN:
-            self._is_direct = True
+            self.is_direct = True
             await conn.send_close(event)
         elif self.end is not None or conn.lost:
-            await self._server_send(event)
+            await self.conn.send_raw(event)
         else:
             await conn.close()  # by the manager, already
 
     async def _send_direct(self, event: Event) -> None:
         visitor = self._visitor
         if visitor is None:
-            await self._server_send(event)
+            await self.conn.send_raw(event)
         elif event.get("type") == "websocket.accept":
             await self._accept(visitor, event)
         else:
             with self._engine.gate.redacted(visitor.scope):
-                await self._server_send(event)
+                await self.conn.send_raw(event)
 
     async def _accept(self, visitor: Visitor, event: Event) -> None:
         """The application lets the client in: from here on it is a connection like any other."""
@@ -242,8 +254,8 @@ class GuardedSocket(Guard):
             return
         event = self._with_subprotocol(visitor, event)
         with engine.gate.redacted(visitor.scope):
-            await self._server_send(event)
-        self._visitor, self._is_direct = None, False
+            await self.conn.send_raw(event)
+        self._visitor, self.is_direct = None, False
         chosen = engine.gate.codec_of(event.get("subprotocol"))
         conn.codec = self.mode.codec_for(chosen)
         conn.negotiated = conn.watched = self.mode.speaks and chosen is not None
@@ -251,7 +263,7 @@ class GuardedSocket(Guard):
             engine.refuse_if_closed(conn)
         except Refused as refusal:  # while the server accepted it
             code, reason = int(refusal.close_code), refusal.code
-            await self._server_send({"type": "websocket.close", "code": code, "reason": reason})
+            await self.conn.send_raw({"type": "websocket.close", "code": code, "reason": reason})
             return
         engine.open(conn)
         await engine.hooks.greet(conn)

@@ -55,7 +55,7 @@ class ReadAhead:
         conn = self._conn
         try:
             while True:
-                event = await conn.receive_aside()
+                event = await conn.receive()
                 if event["type"] == "websocket.disconnect":
                     if conn.guard is not None:
                         conn.guard.heard_end(event)

@@ -59,14 +59,29 @@ class WebSocketMiddleware:
         self._modes = sorted(modes.items(), key=lambda item: -len(item[0]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            mode = self._mode_at(_path_of(scope))
-            if mode is not None and guarded(scope, self._engine) is None:
-                await self._guard(mode, scope, receive, send)
-                return
-        elif scope["type"] == "lifespan":
-            send = self._following(send)
-        await self.app(scope, receive, send)
+        mode = self._mode_of(scope)
+        if mode is None:
+            if scope["type"] == "lifespan":
+                send = self._following(send)
+            await self.app(scope, receive, send)
+            return
+        socket = await self._meet(mode, scope, receive, send)
+        if socket is None:
+            return
+        try:
+            await self.app(scope, socket.receive, socket.send)
+        except BaseException:
+            self._engine.hooks.farewell_soon(socket.conn)
+            raise
+        finally:
+            socket.conn.ended()
+        await self._engine.hooks.farewell(socket.conn)
+
+    def _mode_of(self, scope: Scope) -> Mode | None:
+        """How to guard; None for what is no socket, or guarded already, or to be left alone."""
+        if scope["type"] != "websocket" or guarded(scope, self._engine) is not None:
+            return None
+        return self._mode_at(_path_of(scope))
 
     def _mode_at(self, path: str) -> Mode | None:
         for prefix, mode in self._modes:
@@ -74,22 +89,14 @@ class WebSocketMiddleware:
                 return mode
         return self._modes[-1][1]  # a path without a leading slash
 
-    async def _guard(self, mode: Mode, scope: Scope, receive: Receive, send: Send) -> None:
-        engine = self._engine
+    async def _meet(self, mode: Mode, scope: Scope, receive: Receive, send: Send) -> GuardedSocket | None:
+        """The guard around a socket that may come in; None when the client was told why it may not."""
         connect = await receive()
         try:
-            visitor, conn = await engine.examine(scope, receive, send)
+            visitor, conn = await self._engine.examine(scope, receive, send)
         except Refused:
-            return  # and told so
-        try:
-            socket = GuardedSocket(engine, visitor, conn, mode, connect)
-            await self.app(scope, socket.receive, socket.send)
-        except BaseException:
-            engine.hooks.farewell_soon(conn)
-            raise
-        finally:
-            conn.ended()
-        await engine.hooks.farewell(conn)
+            return None
+        return GuardedSocket(self._engine, visitor, conn, mode, connect)
 
     def _following(self, send: Send) -> Send:
         """`send` of a lifespan: the manager starts and stops with the application."""

@@ -30,15 +30,17 @@ def main(arguments: list[str] | None = None) -> int:
     show(rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
-    return 0 if all(row["met"] for row in rows) else 1
+    return 0 if all(row.get("met", True) for row in rows) else 1
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     print(f"{'id':5}{'measure':56}{'value':>12}{'floor':>10}{'target':>10}  met")
     for row in rows:
-        mark = "target" if row["value"] <= row["target"] else "floor" if row["met"] else "NOT MET"
-        figures = f"{row['value']:>12.3f}{row['floor']:>10}{row['target']:>10}"
-        print(f"{row['id']:5}{row['measure']:56}{figures}  {mark}")
+        figures, mark = f"{row['value']:>12.3f}", ""
+        if "floor" in row:
+            figures += f"{row['floor']:>10}{row['target']:>10}"
+            mark = "target" if row["value"] <= row["target"] else "floor" if row["met"] else "NOT MET"
+        print(f"{row['id']:5}{row['measure']:56}{figures}  {mark}".rstrip())
 
 
 if __name__ == "__main__":

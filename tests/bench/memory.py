@@ -7,7 +7,12 @@ import gc
 import tracemalloc
 from typing import Any
 
+from wsmanager import WebSocketMiddleware
+from wsmanager.middleware import ModeName
+
 from .fakes import FRAME, App, bare, make_manager, open_sockets, scope_for, settle
+
+MODES: tuple[ModeName, ...] = ("opaque", "json", "envelope")
 
 
 async def _bytes_per_socket(app: App, count: int, users: int) -> tuple[float, int]:
@@ -29,6 +34,14 @@ async def _bytes_per_socket(app: App, count: int, users: int) -> tuple[float, in
     return used / count, used
 
 
+async def _added_by_the_guard(mode: ModeName, count: int, without: float) -> dict[str, Any]:
+    manager = make_manager(count)
+    guarded, _ = await _bytes_per_socket(WebSocketMiddleware(bare, manager, mode), count, count)
+    await manager.aclose()
+    added = (guarded - without) / 1024
+    return {"id": "P9", "measure": f"the same, by the guard in {mode} mode", "value": added}
+
+
 async def measure_memory(scale: float) -> list[dict[str, Any]]:
     count = int(100_000 * scale)
     without, _ = await _bytes_per_socket(bare, count, count)
@@ -36,6 +49,7 @@ async def measure_memory(scale: float) -> list[dict[str, Any]]:
     with_manager, _ = await _bytes_per_socket(manager.endpoint, count, count)
     await manager.aclose()
     added = (with_manager - without) / 1024
+    guards = [await _added_by_the_guard(mode, count, without) for mode in MODES]
     many = int(150_000 * scale)
     manager = make_manager(many)
     _, total = await _bytes_per_socket(manager.endpoint, many, int(100_000 * scale))
@@ -50,6 +64,7 @@ async def measure_memory(scale: float) -> list[dict[str, Any]]:
             "target": 0.8,
             "met": added <= 1.1,
         },
+        *guards,
         {
             "id": "P11",
             "measure": f"MB that {many} sockets of two thirds as many users add",
