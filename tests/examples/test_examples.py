@@ -14,17 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
+
+from examples.custom_parts import FairLimiter, LatencyScorer, NoLinks, Pace, PatientScorer, PoliteValidator
+from wsmanager.messages import UserKey
+from wsmanager.testing import check_health_scorer, check_message_validator, check_rate_limiter
 
 ROOT = Path(__file__).parents[2]
 STARTED = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
 
 
 @contextlib.contextmanager
-def running(module: str) -> Generator[int]:
+def running(module: str, **settings: str) -> Generator[int]:
     """The port of ``python -m module``, which is asked to end and must do so by itself."""
-    environ = {**os.environ, "PYTHONWARNINGS": "error::ResourceWarning", "PYTHONUNBUFFERED": "1"}
+    environ = {**os.environ, "PYTHONWARNINGS": "error::ResourceWarning", "PYTHONUNBUFFERED": "1", **settings}
     command = [sys.executable, "-m", module, "--port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -108,6 +112,63 @@ def test_the_adopted_endpoint_is_guarded_and_reachable() -> None:
         assert post(f"http://127.0.0.1:{port}/notify/bob", b"later") == {"sent": 0, "kept": 1}
         with connect(f"ws://127.0.0.1:{port}/ws?user=bob") as bob:
             assert hear(bob) == {"type": "notice", "data": "later"}
+
+
+def test_an_application_that_exists_is_guarded_with_one_line() -> None:
+    with running("examples.guarded_app", WSMANAGER_RATE_LIMIT_MAX="5") as port:
+        url = f"ws://127.0.0.1:{port}"
+        with connect(f"{url}/poll") as voter, connect(f"{url}/terminal") as terminal:
+            voter.send('{"vote": "tea"}')
+            assert hear(voter) == {"standing": [["tea", 1]]}
+            terminal.send(b"\x1b[2J")
+            assert terminal.recv(timeout=10) == b"\x1b[2J"
+            closing = post(f"http://127.0.0.1:{port}/close-poll", b"")
+            assert closing == {"reached": 1, "out_of_reach": 1}
+            assert hear(voter) == {"winner": [["tea", 1]]}
+            voter.send('{"vote": "<script>alert(1)</script>"}')
+            assert end_of(voter) == (4501, "forbidden_pattern")
+            for _ in range(6):
+                terminal.send(b"x")
+            assert end_of(terminal) == (4029, "rate_limited")
+
+
+def end_of(socket: Any) -> tuple[int, str]:
+    """How the server closed it; what comes before is passed over."""
+    with contextlib.suppress(ConnectionClosedError):
+        while True:
+            socket.recv(timeout=10)
+    return socket.close_code, socket.close_reason
+
+
+@pytest.mark.parametrize(
+    ("parts", "data", "code"),
+    [("protocol", {"text": "see http://x"}, "link"), ("subclass", {"text": "DO NOT SHOUT"}, "shouting")],
+)
+def test_parts_of_ones_own_are_asked(parts: str, data: dict[str, str], code: str) -> None:
+    with (
+        running("examples.custom_parts", PARTS=parts) as port,
+        connect(f"ws://127.0.0.1:{port}/ws") as client,
+    ):
+        assert ask(client, type="say", data={"text": "hello"}, id=0)["data"] == {"heard": 5, "score": 1.0}
+        assert ask(client, type="say", data=data, id=1)["data"]["code"] == code
+        answers = [ask(client, type="say", data={"text": "hello"}, id=n) for n in range(19)]
+        assert "rate_limited" in [answer["data"].get("code") for answer in answers]
+
+
+def test_parts_of_ones_own_keep_what_their_seams_promise() -> None:
+    check_rate_limiter(lambda: Pace(2.0, burst=5, max_keys=50), max_keys=50)
+    check_rate_limiter(lambda: FairLimiter(limit=5, window=10.0, max_keys=50), max_keys=50)
+    for validator in (NoLinks, PoliteValidator):
+        check_message_validator(validator)
+    for scorer in (LatencyScorer, PatientScorer):
+        check_health_scorer(scorer)
+
+
+def test_robots_have_a_tenth() -> None:
+    limiter = FairLimiter(limit=20, window=10.0)
+    for name, allowed in (("ann", 20), ("robot-7", 2)):
+        key = UserKey(None, name)
+        assert [bool(limiter.check_rate_limit(key, now=0.0)) for _ in range(30)].count(True) == allowed
 
 
 def post(url: str, body: bytes) -> Any:
