@@ -29,11 +29,11 @@ async def test_the_three_doors_stand_side_by_side() -> None:
     names = run(THREE_DOORS)
     app, manager = names["app"], names["manager"]
 
-    @app.websocket("/own")
     async def own(websocket: WebSocket) -> None:
         await websocket.accept()
         await websocket.send_json([await websocket.receive_json()])
 
+    app.add_api_websocket_route("/own", own)
     query = f"token={token_for('alice', THREE_DOORS)}"
     for path in ("/own", "/ws", "/feed"):
         with pytest.raises(HandshakeRefused):
