@@ -268,6 +268,11 @@ class Engine:
         if self._shutting_down:
             raise ShuttingDown("The server is shutting down.", retry_after_ms=1_000)
 
+    def require_ready(self) -> None:
+        """Raises `Refused` when whoever came now would be sent away."""
+        self._refuse_at_the_end()
+        self.registry.require_room()
+
     async def let_in(self, visitor: Visitor, conn: Connection) -> Connection:
         """Accept and open a connecting connection; or `Refused`, once the client was told so."""
         try:

@@ -33,7 +33,16 @@ from .rate_limit import TokenBuckets
 from .supervision import is_being_cancelled
 from .transport import Event, Receive, Scope, Send, frame_of
 
-__all__ = ["Accept", "Gate", "NotAuthenticated", "Replaced", "ShuttingDown", "Visitor", "VisitorLeft"]
+__all__ = [
+    "Accept",
+    "Gate",
+    "NotAuthenticated",
+    "Replaced",
+    "ShuttingDown",
+    "Visitor",
+    "VisitorLeft",
+    "denial_of",
+]
 
 Accept = Callable[[str | None], Awaitable[None]]
 _ANONYMOUS = "anon:"
@@ -171,6 +180,23 @@ class Gate:
         self._check_identity(visitor, identity)
         return identity
 
+    async def authenticate(self, scope: Scope) -> Identity:
+        """Who sends an HTTP request, by the credentials that a handshake would take, and within the limit of
+        handshakes: guessing here is as slow as there. Raises `Refused`.
+
+        A request changes nothing and browsers let no other site read the answer, so a cookie needs no
+        Origin; one of another site is refused all the same.
+        """
+        if self._auth is None:
+            raise Refused("Nobody is known here: the manager has no authenticator.", code="no_authenticator")
+        visitor = self.meet(scope, _unheard, _unheard)
+        self.admit_address(visitor)
+        identity = await self._ask(self._auth, visitor.handshake)
+        if identity is None:
+            raise AuthenticationError("A token must come with the request.", code="token_missing")
+        self._check_names(identity)
+        return identity
+
     def anonymous(self, connection_id: str) -> Identity:
         """A user who is nobody else."""
         return Identity(user_id=_ANONYMOUS + connection_id)
@@ -213,11 +239,14 @@ class Gate:
         except InvalidMessage:
             raise NotAuthenticated("The first message must hold the token.") from None
 
-    def _check_identity(self, visitor: Visitor, identity: Identity) -> None:
+    def _check_names(self, identity: Identity) -> None:
         limit = self._config.max_name_length
         names = [identity.user_id, *([] if identity.tenant is None else [identity.tenant])]
         if not all(is_name(name, limit) for name in names):
             raise AuthenticationError("The user or tenant name cannot be used.", code="bad_name")
+
+    def _check_identity(self, visitor: Visitor, identity: Identity) -> None:
+        self._check_names(identity)
         if identity.by_cookie:
             self._check_origin(visitor, by_cookie=True)
 
@@ -327,6 +356,14 @@ async def _deny(visitor: Visitor, refusal: Refused) -> None:
     if "websocket.http.response" not in (visitor.scope.get("extensions") or {}):
         await visitor.send({"type": "websocket.close", "code": 1008, "reason": refusal.code[:100]})
         return
+    headers, body = denial_of(refusal)
+    start = {"type": "websocket.http.response.start", "status": refusal.status, "headers": headers}
+    await visitor.send(start)
+    await visitor.send({"type": "websocket.http.response.body", "body": body})
+
+
+def denial_of(refusal: Refused) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body of the HTTP response that says why."""
     error: dict[str, Any] = {"code": refusal.code, "message": refusal.message}
     headers = [(b"content-type", b"application/json")]
     if refusal.retry_after_ms is not None:
@@ -336,9 +373,11 @@ async def _deny(visitor: Visitor, refusal: Refused) -> None:
         headers.append((b"www-authenticate", b"Bearer"))
     body = msgspec.json.encode({"error": error})
     headers.append((b"content-length", str(len(body)).encode()))
-    start = {"type": "websocket.http.response.start", "status": refusal.status, "headers": headers}
-    await visitor.send(start)
-    await visitor.send({"type": "websocket.http.response.body", "body": body})
+    return headers, body
+
+
+async def _unheard(*_: Any) -> Any:
+    """The receive and send of a request: who answers it is not the gate."""
 
 
 def _address_of(scope: Scope) -> str | None:

@@ -79,14 +79,18 @@ class Registry(Generic[C]):
 
     def arrive(self, address: str | None) -> None:
         """Count one more socket, or refuse it. Every call that returns needs one `depart`."""
-        if self._arrived >= self._max_connections:
-            raise NodeFull("This server is full.", retry_after_ms=1_000)
+        self.require_room()
         if address is not None:
             held = self._addresses.get(address, 0)
             if held >= self._max_per_address:
                 raise ConnectionLimitReached("Too many connections from this address.", code="address_limit")
             self._addresses[address] = held + 1
         self._arrived += 1
+
+    def require_room(self) -> None:
+        """Raises `NodeFull`, a `Refused`, when nobody else may arrive."""
+        if self._arrived >= self._max_connections:
+            raise NodeFull("This server is full.", retry_after_ms=1_000)
 
     def depart(self, address: str | None) -> None:
         """Undo one `arrive`."""

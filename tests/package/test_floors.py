@@ -51,7 +51,7 @@ FLOORS = {
         "sending",
         "system",
     },
-    4: {"testing"},
+    4: {"http", "testing"},
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

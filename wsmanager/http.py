@@ -1,0 +1,195 @@
+"""What the manager tells over HTTP: a small Starlette application to mount."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from . import __version__
+from .errors import Refused
+from .handshake import Gate, denial_of
+from .manager import ConnectionManager
+from .messages import ALL, HealthStatus
+from .protocols import Identity
+from .reports import Analytics
+from .transport import Receive, Scope, Send
+
+__all__ = ["OPERATOR", "Overview", "endpoints"]
+
+OPERATOR: Final = "wsmanager.operator"
+"""The scope of a token whose bearer is an operator."""
+
+_LAG: Final = 1.0
+_MANY: Final = 0.25
+_MOST: Final = 0.5
+
+T = TypeVar("T")
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """The detailed health of one process."""
+
+    status: HealthStatus
+    """``unhealthy`` when nobody is let in, or most connections are unhealthy; ``degraded`` when more than a
+    quarter of them are not healthy, a background task has crashed, or the event loop is a second late."""
+    reasons: tuple[str, ...]
+    """Why it is not healthy."""
+    version: str
+    uptime: float
+    connections: dict[str, int]
+    """By status."""
+    max_connections: int
+    health: dict[HealthStatus, int]
+    congested: int
+    waiting: int
+    kept: int
+    """Messages for users who are not there."""
+    drops: dict[str, int]
+    refused: dict[str, int]
+    closed: dict[int, int]
+    tasks: dict[str, Any]
+    loop_lag: float
+    loop_stalls: int
+
+
+def is_operator(identity: Identity) -> bool:
+    """Whether the token grants the scope `OPERATOR`."""
+    return OPERATOR in identity.scopes
+
+
+def endpoints(
+    manager: ConnectionManager,
+    *,
+    is_operator: Callable[[Identity], bool] = is_operator,
+    public: bool = False,
+) -> Starlette:
+    """An application with these paths; ``Mount("/status", app=endpoints(manager))``.
+
+    - ``/live``: 200 while the event loop turns.
+    - ``/ready``: 200, or 503 with the reason while nobody is let in.
+    - ``/health``, ``/analytics``: for operators. An `Overview`, and `ConnectionManager.get_analytics`.
+    - ``/me``: the health of the caller's own connections.
+
+    Who asks is found out by the manager's authenticator, which takes what it takes in a handshake; an
+    authenticator whose tokens are good for one use needs another for these. `is_operator` says who is one.
+    A manager without an authenticator has none: then ``/health`` and ``/analytics`` refuse everybody, unless
+    `public` shows them to everybody, always. They look at every connection: call them every few seconds, not
+    every few milliseconds.
+    """
+    gate = manager._engine.gate
+
+    async def anybody(_: Request) -> None: ...
+
+    async def user(request: Request) -> Identity:
+        return await gate.authenticate(request.scope)
+
+    async def operator(request: Request) -> None:
+        if not public and not is_operator(await user(request)):
+            raise Refused("This is for operators.", code="not_an_operator")
+
+    def ready(_: None) -> Any:
+        manager._engine.require_ready()
+        return {"status": "ready"}
+
+    app = Starlette(
+        routes=[
+            _route("/live", anybody, lambda _: {"status": "live"}),
+            _route("/ready", anybody, ready),
+            _route("/health", operator, lambda _: _overview(manager)),
+            _route("/analytics", operator, lambda _: manager.get_analytics()),
+            _route("/me", user, lambda me: manager.get_connection_health(me.user_id, me.tenant)),
+        ],
+        exception_handlers={Refused: _refuse, HTTPException: _fail},
+    )
+    app.router.redirect_slashes = False
+    app.add_middleware(_Redacted, gate=gate)
+    return app
+
+
+def _route(path: str, admit: Callable[[Request], Awaitable[T]], answer: Callable[[T], Any]) -> Route:
+    async def respond(request: Request) -> Response:
+        return _response(msgspec.json.encode(answer(await admit(request))))
+
+    return Route(path, respond)
+
+
+class _Redacted:
+    """Keeps a token in the query out of the server's log, which is written when the answer starts."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], gate: Gate) -> None:
+        self.app = app
+        self.gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            send = self.gate.redacting(scope, send)
+        await self.app(scope, receive, send)
+
+
+def _response(body: bytes, status: int = 200, headers: Any = ()) -> Response:
+    # Figures of a moment, and of a user: nobody on the way may keep them.
+    return Response(
+        body, status, {"cache-control": "no-store", **dict(headers)}, media_type="application/json"
+    )
+
+
+async def _refuse(_: Request, refusal: Any) -> Response:
+    headers, body = denial_of(refusal)
+    return _response(body, refusal.status, [(name.decode(), value.decode()) for name, value in headers])
+
+
+async def _fail(_: Request, error: Any) -> Response:
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "failed")
+    body = msgspec.json.encode({"error": {"code": code, "message": error.detail}})
+    return _response(body, error.status_code, error.headers or ())
+
+
+def _overview(manager: ConnectionManager) -> Overview:
+    figures = manager.get_analytics()
+    down, weak = _reasons(manager, figures)
+    status = HealthStatus.UNHEALTHY if down else HealthStatus.DEGRADED if weak else HealthStatus.HEALTHY
+    return Overview(
+        status=status,
+        reasons=(*down, *weak),
+        version=__version__,
+        uptime=figures.messages.uptime,
+        connections=dict(Counter(str(conn.status) for conn in manager.connections(tenant=ALL))),
+        max_connections=manager.config.max_connections,
+        health=figures.health,
+        congested=figures.congested,
+        waiting=figures.waiting,
+        kept=figures.offline_messages,
+        drops=figures.drops,
+        refused=figures.refused,
+        closed=figures.closed,
+        tasks=dict(figures.tasks),
+        loop_lag=figures.loop_lag,
+        loop_stalls=figures.loop_stalls,
+    )
+
+
+def _reasons(manager: ConnectionManager, figures: Analytics) -> tuple[list[str], list[str]]:
+    """What makes it unhealthy, and what degrades it."""
+    down, weak = list[str](), list[str]()
+    try:
+        manager._engine.require_ready()
+    except Refused as refusal:
+        down.append(refusal.code)
+    count = sum(figures.health.values())
+    well, dying = figures.health.get(HealthStatus.HEALTHY, 0), figures.health.get(HealthStatus.UNHEALTHY, 0)
+    if dying > count * _MOST:
+        down.append("connections_unhealthy")
+    elif count - well > count * _MANY:
+        weak.append("connections_degraded")
+    weak += [f"task_crashed: {name}" for name, task in figures.tasks.items() if task.state == "waiting"]
+    if figures.loop_lag > _LAG:
+        weak.append("loop_late")
+    return down, weak
