@@ -58,7 +58,8 @@ class WebSocketMiddleware:
             modes[_bare(prefix)] = None if name is None else made[name]
         self._modes = sorted(modes.items(), key=lambda item: -len(item[0]))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # Any: each framework has its own types for these, which fit no other's.
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         mode = self._mode_of(scope)
         if mode is None:
             if scope["type"] == "lifespan":
