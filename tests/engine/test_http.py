@@ -174,7 +174,7 @@ async def test_connections_that_do_badly_show(
     manager = make_manager(WebSocketConfig(health_check_interval=10), health=scorer)
     async with connect(manager.endpoint), connect(manager.endpoint):
         scorer.value = value
-        await asyncio.sleep(15)
+        await asyncio.sleep(25)
         overview = (await ask(endpoints(manager, public=True), "/health")).json()
     assert (overview["status"], overview["reasons"]) == (status, reasons)
 
