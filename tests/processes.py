@@ -54,7 +54,7 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(module: str, *, port: int = 0, **environ: str) -> Generator[Running]:
+def running(module: str, port: int = 0, /, **environ: str) -> Generator[Running]:
     """``python -m module``, which is asked to end unless it was killed."""
     surroundings = {
         **os.environ,

@@ -13,7 +13,6 @@ from websockets.sync.client import connect
 
 from ..processes import running
 
-
 KEY = "0123456789abcdef"
 
 
