@@ -22,7 +22,7 @@ class Generations(Generic[S]):
     turned away while fewer than half of `max_keys` keys are touched within any `live`.
 
     The caller must call `rotate` before a look-up when `due` has come, look into `young` first and
-    `recall` what is missing there.
+    `recall` what is missing there; or just look, with `find`.
     """
 
     def __init__(self, max_keys: int, *, live: float, keep: float) -> None:
@@ -46,6 +46,13 @@ class Generations(Generic[S]):
         self._turn(self.due)
         if now >= self.due:
             self._turn(now)
+
+    def find(self, key: Hashable, now: float) -> S | None:
+        """The state of a key that `rotate` would not forget; nothing changes."""
+        if now >= self.due + self._keep:
+            return None
+        state = self.young.get(key)
+        return self.old.get(key) if state is None and now < self.due else state
 
     def recall(self, key: Hashable, now: float) -> S | None:
         """The state of a key that is not young, which makes it young; None for an unknown key."""

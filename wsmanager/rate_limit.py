@@ -6,6 +6,7 @@ state still means something.
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 import time
@@ -52,6 +53,12 @@ class _Usage:
         self.total = self.carried = self.count = 0
         self.windows = self.units = self.squares = self.clean = 0
         self.usual = self.alarm = math.inf
+
+    def copy(self) -> _Usage:
+        """The same, to look ahead with."""
+        twin = copy.copy(self)
+        twin.older = self.older and self.older.copy()
+        return twin
 
     def advance(self, current: float, slices: int) -> None:
         """Make `current` the slice that is charged, and give back the units that left the window.
@@ -218,6 +225,24 @@ class AdaptiveRateLimiter:
             return self._refuse(usage, cost, factor, limit, now)
         usage.total = total
         return RateDecision(True, limit - total, limit)
+
+    def peek(self, key: Hashable, *, factor: float = 1.0, now: float | None = None) -> RateDecision:
+        """How `key` stands: whether one unit fits now, and how many there are. Charges and changes nothing.
+
+        A key that is not known has all of the limit, though there may be no room for it.
+        """
+        now = time.monotonic() if now is None else now
+        current = now // self._slice
+        known = self._keys.find(key, current)
+        usage = _Usage(current, self._limit) if known is None else known.copy()
+        if current > usage.slice:
+            usage.advance(current, self._slices)
+            if current >= usage.opened + self._slices:
+                self._close_window(usage)
+        limit = self._limit_of(usage, factor)
+        if usage.total < limit:
+            return RateDecision(True, limit - usage.total, limit)
+        return self._refuse(usage, 1, factor, limit, now)
 
     def is_anomaly(self, key: Hashable, *, now: float | None = None) -> bool:
         """Whether the current window of `key` is far above what is usual for it. Touches nothing."""

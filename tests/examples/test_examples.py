@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import re
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,37 +18,15 @@ from examples.custom_parts import FairLimiter, LatencyScorer, NoLinks, Pace, Pat
 from wsmanager.messages import UserKey
 from wsmanager.testing import check_health_scorer, check_message_validator, check_rate_limiter
 
-ROOT = Path(__file__).parents[2]
-STARTED = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
+from .. import processes
+from ..processes import ROOT
 
 
 @contextlib.contextmanager
 def running(module: str, **settings: str) -> Generator[int]:
-    """The port of ``python -m module``, which is asked to end and must do so by itself."""
-    environ = {**os.environ, "PYTHONWARNINGS": "error::ResourceWarning", "PYTHONUNBUFFERED": "1", **settings}
-    command = [sys.executable, "-m", module, "--port", "0"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    log: list[str] = []
-    try:
-        yield _port(process.stderr, log)
-        process.terminate()
-        log += process.stderr.readlines()
-        assert process.wait(20) in (0, -15)
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
-    assert "Traceback" not in "".join(log), "".join(log)
-
-
-def _port(lines: Any, log: list[str]) -> int:
-    for line in lines:
-        log.append(line)
-        started = STARTED.search(line)
-        if started:
-            return int(started[1])
-    raise AssertionError("the example did not start: " + "".join(log))
+    """The port of ``python -m module``."""
+    with processes.running(module, **settings) as server:
+        yield server.port
 
 
 def ask(socket: Any, **message: Any) -> Any:

@@ -168,6 +168,34 @@ def test_what_is_left_is_the_limit_less_the_slices_that_touch_the_window(seed: i
             accepted.append((now, cost))
 
 
+# --- looking without charging
+
+
+@examples(20)
+@given(SEEDS, SLICES, st.sampled_from([0.5, 1.0, 2.0]))
+def test_a_look_tells_what_the_next_check_will_find(seed: int, slices: int, factor: float) -> None:
+    random = Random(seed)
+    limiter = capricious(random, slices)
+    now = 0.0
+    for _ in range(100):
+        limiter.check_rate_limit("ann", cost=random.choice((1, 2, 9)), factor=factor, now=now)
+        now += random.choice((0.0, random.random(), random.random() * 8, random.random() ** 9 * 200))
+        seen = limiter.peek("ann", factor=factor, now=now)
+        assert limiter.peek("ann", factor=factor, now=now) == seen
+        found = limiter.check_rate_limit("ann", factor=factor, now=now)
+        expected = RateDecision(True, seen.remaining - 1, seen.limit) if seen else seen
+        assert found == expected
+
+
+def test_a_look_is_charged_to_nobody_and_keeps_no_key() -> None:
+    limiter = AdaptiveRateLimiter(10)
+    assert limiter.peek("ann", factor=2.0, now=0) == RateDecision(True, 20, 20)
+    assert len(limiter) == 0
+    send(limiter, 4, now=0)
+    assert {limiter.peek("ann", now=30).remaining for _ in range(20)} == {6}
+    assert limiter.peek("bob") == RateDecision(True, 10, 10)
+
+
 # --- when to come back
 
 
