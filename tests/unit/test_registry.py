@@ -222,6 +222,48 @@ def test_a_query_fits_every_condition_given() -> None:
     assert list(registry.find(where=lambda conn: conn.id == "2")) == [bob]
 
 
+def test_a_connecting_socket_may_be_given_another_id_and_user() -> None:
+    registry: Registry[Socket] = Registry()
+    conn = Socket("1")
+    registry.add(conn)
+    registry.rename(conn, "2", UserKey("t", "bob"))
+    assert (conn.id, conn.key) == ("2", UserKey("t", "bob"))
+    assert registry.get("1") is None
+    assert registry.get("2") is conn
+    assert registry.of_user(UserKey(None, "alice")) == registry.of_tenant(None) == ()
+    assert registry.of_user(conn.key) == registry.of_tenant("t") == (conn,)
+
+
+@pytest.mark.parametrize(
+    ("id", "key", "refusal"),
+    [
+        ("other", UserKey(None, "alice"), DuplicateConnectionId),
+        ("1", UserKey(None, "bob"), ConnectionLimitReached),
+        ("1", UserKey("t", "carol"), ConnectionLimitReached),
+    ],
+)
+def test_a_new_name_that_is_refused_changes_nothing(id: str, key: UserKey, refusal: type[Exception]) -> None:
+    registry: Registry[Socket] = Registry(max_per_user=1, max_per_tenant=2)
+    opened(registry, "other", "bob")
+    for number in range(2):
+        opened(registry, f"t{number}", f"user {number}", "t")
+    conn = Socket("1")
+    registry.add(conn)
+    with pytest.raises(refusal):
+        registry.rename(conn, id, key)
+    assert (conn.id, conn.key) == ("1", UserKey(None, "alice"))
+    assert registry.get("1") is conn
+    registry.rename(conn, "1", conn.key)  # its own place is no other's
+
+
+@pytest.mark.parametrize("state", ["unknown", "open"])
+def test_only_a_connecting_socket_is_renamed(state: str) -> None:
+    registry: Registry[Socket] = Registry()
+    conn = Socket("1") if state == "unknown" else opened(registry, "1")
+    with pytest.raises(InvalidMove):
+        registry.rename(conn, "2", conn.key)
+
+
 USERS = st.sampled_from(["alice", "bob"])
 TENANTS = st.sampled_from([None, "t"])
 ROOMS = st.sampled_from(["a", "b", "c"])
@@ -243,12 +285,22 @@ class RegistryMachine(RuleBasedStateMachine):
         conn = Socket(str(next(self.ids)), user, tenant)
         try:
             self.registry.add(conn)
-        except ConnectionLimitReached:
+        except (ConnectionLimitReached, DuplicateConnectionId):
             return conn
         self.alive.append(conn)
         if open_it:
             self.registry.open(conn)
         return conn
+
+    @rule(conn=sockets, id=st.sampled_from("01x"), user=USERS, tenant=TENANTS)
+    def rename(self, conn: Socket, id: str, user: str, tenant: Tenant) -> None:
+        before = (conn.id, conn.key)
+        try:
+            self.registry.rename(conn, id, UserKey(tenant, user))
+        except (InvalidMove, DuplicateConnectionId, ConnectionLimitReached):
+            assert (conn.id, conn.key) == before
+            return
+        self.alive = [*(other for other in self.alive if other is not conn), conn]
 
     @rule(conn=sockets, room=ROOMS)
     def join(self, conn: Socket, room: str) -> None:
