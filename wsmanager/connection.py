@@ -481,7 +481,8 @@ class Connection:
 
     async def send_close(self, event: Event) -> None:
         """The close of an application that knows nothing of the manager: what waits goes out first, then
-        exactly this. Raises what the server says to it."""
+        exactly this. A peer that takes neither within the time for that is given up. Raises what the server
+        says to it."""
         congestion, self._impaired = self._congestion, True
         self.closing = (event.get("code", CloseCode.NORMAL), event.get("reason") or "")
         self._ending = asyncio.get_running_loop().create_future()
@@ -490,11 +491,16 @@ class Connection:
         self.reader = None
         if self.ahead is not None:
             self.ahead.keep()
+        limit = asyncio.timeout(self._host.config.close_timeout)
         try:
-            if congestion is not None:
-                async with asyncio.timeout(self._host.config.close_timeout):
+            async with limit:
+                if congestion is not None:
                     await congestion.drained()
-            await self._send(event)
+                await self._send(event)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            log_event(logging.WARNING, "close.timeout", connection=self.id)
         finally:
             self.ended()
 

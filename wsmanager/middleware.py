@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from .codecs import OPAQUE
 from .errors import ConfigurationError, Refused
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ModeName", "WebSocketMiddleware"]
 
 App: TypeAlias = Callable[[Any, Any, Any], Awaitable[Any]]
+_SLASHES: Final = re.compile("//+")
 ModeName: TypeAlias = Literal["opaque", "json", "envelope"]
 
 
@@ -127,8 +129,10 @@ def _bare(prefix: str) -> str:
 
 
 def _path_of(scope: Scope) -> str:
-    """The path as the application's own routes see it: without what it is mounted at."""
+    """The path as the application's own routes see it: without what it is mounted at. Some take several
+    slashes for one, and a client must not choose its guard by writing them."""
     path: str = scope["path"]
     root: str = scope.get("root_path") or ""
     mounted = root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/")
-    return path[len(root) :] if mounted else path
+    path = path[len(root) :] if mounted else path
+    return _SLASHES.sub("/", path) if "//" in path else path

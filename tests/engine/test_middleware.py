@@ -378,6 +378,8 @@ async def test_the_token_is_hidden_while_the_server_logs(make_manager: MakeManag
         ("/chat/raw/x", "opaque"),
         ("/rpc/", "envelope"),
         ("/left/alone", None),
+        ("//chat", "json"),
+        ("/chat///raw", "opaque"),
     ],
 )
 async def test_the_longest_prefix_wins(make_manager: MakeManager, path: str, mode: str | None) -> None:
@@ -610,6 +612,44 @@ async def test_what_an_application_does_not_read_is_bounded(make_manager: MakeMa
                 await peer.send_text("x")
             await asyncio.sleep(1)
         assert await peer.wait_closed(1) == (4014, "inbox overflow")
+
+
+@pytest.mark.parametrize("sends", [1, 3])
+async def test_a_close_of_the_application_does_not_wait_for_ever(
+    make_manager: MakeManager, sends: int
+) -> None:
+    manager, times = make_manager(WebSocketConfig(close_timeout=5)), list[float]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        conn = manager.connection_of(scope)
+        for _ in range(sends):
+            await manager.send_to_connection(conn.id, {"text": "x" * 100})
+        times.append(asyncio.get_running_loop().time())
+        await send({"type": "websocket.close"})
+        times.append(asyncio.get_running_loop().time())
+
+    async with connect(WebSocketMiddleware(app, manager, "json"), window=50, stalled=True):
+        await asyncio.sleep(9)
+        assert times[1] - times[0] == pytest.approx(5)
+        assert manager.connections() == []
+
+
+async def test_a_receive_that_began_before_the_accept_is_guarded(make_manager: MakeManager) -> None:
+    manager, heard = make_manager(), list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        early = asyncio.create_task(receive())
+        await asyncio.sleep(1)
+        await send({"type": "websocket.accept"})
+        heard.append(await early)
+
+    async with connect(WebSocketMiddleware(app, manager, "json")) as peer:
+        await peer.send_text("{")
+        assert await peer.wait_closed(1) == (4501, "not_json")
+    assert [event["type"] for event in heard] == ["websocket.disconnect"]
 
 
 async def test_after_a_close_by_the_manager_the_application_may_do_what_it_likes(

@@ -168,35 +168,53 @@ async def perform(act: Act, receive: Any, send: Any) -> Any:
     return act[0]
 
 
-async def drive(peer: Peer, acts: list[Act], trace: Trace) -> None:
-    for act in acts:
-        await asyncio.sleep(STEP)
+class Client:
+    """Does what its script says, and hears what comes while it does not stall."""
+
+    def __init__(self, peer: Peer, trace: Trace) -> None:
+        self._peer = peer
+        self._trace = trace
+        self._listening = asyncio.create_task(self._listen())
+
+    async def play(self, acts: list[Act]) -> None:
+        for act in acts:
+            await asyncio.sleep(STEP)
+            try:
+                await self._perform(act)
+            except PeerClosed as error:
+                self._trace.note("client", (error.code, error.reason))
+
+    async def _perform(self, act: Act) -> None:
+        peer = self._peer
+        match act:
+            case ("text", text):
+                await peer.send_text(text)
+            case ("bytes", data):
+                await peer.send_bytes(data)
+            case ("sleep", pause):
+                await asyncio.sleep(pause)
+            case ("stall",):
+                await self.stop()
+                peer.stall()
+            case ("resume",):
+                await self.stop()
+                peer.resume()
+                self._listening = asyncio.create_task(self._listen())
+            case ("leave", code, reason):
+                await peer.close(code, reason)
+            case _:
+                peer.reset()
+
+    async def stop(self) -> None:
+        self._listening.cancel()
+        await asyncio.wait({self._listening})
+
+    async def _listen(self) -> None:
         try:
-            match act:
-                case ("text", text):
-                    await peer.send_text(text)
-                case ("bytes", data):
-                    await peer.send_bytes(data)
-                case ("sleep", pause):
-                    await asyncio.sleep(pause)
-                case ("stall",):
-                    peer.stall()
-                case ("resume",):
-                    peer.resume()
-                case ("leave", code, reason):
-                    await peer.close(code, reason)
-                case _:
-                    peer.reset()
+            while True:
+                self._trace.note("client", await self._peer.receive(timeout=None))
         except PeerClosed as error:
-            trace.note("client", (error.code, error.reason))
-
-
-async def listen(peer: Peer, trace: Trace) -> None:
-    try:
-        while True:
-            trace.note("client", await peer.receive(timeout=None))
-    except PeerClosed as error:
-        trace.note("client", (error.code, error.reason))
+            self._trace.note("client", (error.code, error.reason))
 
 
 async def trace_of(app: App, trace: Trace, server: Server, acts: list[Act]) -> Trace:
@@ -204,11 +222,10 @@ async def trace_of(app: App, trace: Trace, server: Server, acts: list[Act]) -> T
     try:
         async with connect(app, server=server, subprotocols=["chat.v1"], timeout=500.0) as peer:
             trace.note("client", ("open", peer.accepted_subprotocol, peer.accept_headers))
-            async with asyncio.TaskGroup() as tasks:
-                listening = tasks.create_task(listen(peer, trace))
-                await drive(peer, acts, trace)
-                await asyncio.sleep(4 * PATIENCE)
-                listening.cancel()
+            client = Client(peer, trace)
+            await client.play(acts)
+            await asyncio.sleep(4 * PATIENCE)
+            await client.stop()
     except HandshakeRefused as refusal:
         trace.note("client", (refusal.status, refusal.headers, refusal.body))
     except Exception as error:
@@ -236,7 +253,9 @@ def run(
 
 
 # Under these settings no guard has anything to say.
-PATIENT = WebSocketConfig(rate_limit_max=10_000, send_timeout=1_000.0, slow_timeout=2_000.0)
+PATIENT = WebSocketConfig(
+    rate_limit_max=10_000, send_timeout=1_000.0, slow_timeout=2_000.0, close_timeout=1_000.0
+)
 
 
 @st.composite
