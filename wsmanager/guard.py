@@ -24,6 +24,7 @@ __all__ = ["Guard", "GuardedSocket", "guarded"]
 
 _KEY: Final = "wsmanager.socket"
 _OPEN = ConnectionStatus.OPEN
+_CLOSED: Final = "the WebSocket is closed"
 _UNREAD: Final = InboundMessage("")
 
 
@@ -125,7 +126,7 @@ class Guard:
         try:
             await self.conn.send_event(event)
         except ConnectionClosed:
-            raise ConnectionResetError("the WebSocket is closed") from None
+            raise ConnectionResetError(_CLOSED) from None
 
 
 class GuardedSocket(Guard):
@@ -221,8 +222,6 @@ class GuardedSocket(Guard):
         if self.is_direct:
             await self._send_direct(event)
         elif kind == "websocket.send":
-            if self.end is not None or conn.lost:
-                await self.conn.send_raw(event)  # most say what is wrong; the others take it in silence
             await self._send_in_order(event)
         elif kind != "websocket.close":
             await self.conn.send_raw(event)  # which knows what to say to it
@@ -233,6 +232,14 @@ class GuardedSocket(Guard):
             await self.conn.send_raw(event)
         else:
             await conn.close()  # by the manager, already
+
+    async def _send_in_order(self, event: Event) -> None:
+        try:
+            await self.conn.send_event(event)
+        except ConnectionClosed:
+            if self.end is not None or self.conn.lost:
+                await self.conn.send_raw(event)  # most servers say what is wrong; others take it in silence
+            raise ConnectionResetError(_CLOSED) from None
 
     async def _send_direct(self, event: Event) -> None:
         visitor = self._visitor
