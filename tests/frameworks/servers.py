@@ -16,8 +16,8 @@ T = TypeVar("T")
 class Running(uvicorn.Server):
     """A server that knows its port, and whose loop takes work from other threads."""
 
-    def __init__(self, app: Any) -> None:
-        config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=5)
+    def __init__(self, app: Any, **settings: Any) -> None:
+        config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=5, **settings)
         super().__init__(config)
         self.ready = threading.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -39,8 +39,8 @@ class Running(uvicorn.Server):
 
 
 @contextmanager
-def serving(app: Any) -> Generator[Running]:
-    server = Running(app)
+def serving(app: Any, **settings: Any) -> Generator[Running]:
+    server = Running(app, **settings)
     thread = threading.Thread(target=server.run, name="uvicorn")
     thread.start()
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import threading
 import time
 import urllib.request
 from collections.abc import Generator
@@ -19,7 +21,7 @@ from websockets.typing import Subprotocol
 
 from tests.frameworks.apps import FRAMEWORKS, SUBPROTOCOL, Framework
 from tests.frameworks.servers import Running, serving
-from wsmanager import ConnectionManager, JWTAuth, WebSocketConfig
+from wsmanager import ConnectionManager, JWTAuth, WebSocketConfig, WebSocketMiddleware
 from wsmanager.http import endpoints
 
 SECRET = "a secret of at least 32 characters"
@@ -197,6 +199,35 @@ def test_an_application_that_only_sends_is_told_of_the_end(framework: Framework)
             socket.socket.shutdown(SHUT_RDWR)
         assert wait_for(ends) == [TOLD[framework.name]]
         assert manager.connections() == []
+
+
+@pytest.mark.parametrize("is_guarded", [False, True], ids=["bare", "guarded"])
+@pytest.mark.parametrize("implementation", ["websockets-sansio", "wsproto"])
+def test_a_server_times_out_no_client_of_an_application_that_never_receives(
+    implementation: Any, is_guarded: bool
+) -> None:
+    """Uvicorn stops reading while frames wait, and then hears no pong. Without the guard that is the end."""
+    release = threading.Event()
+
+    async def deaf(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await asyncio.to_thread(release.wait, 20)
+        await send({"type": "websocket.close"})
+
+    manager = make_manager(heartbeat_interval=0.5)
+    app = WebSocketMiddleware(deaf, manager) if is_guarded else deaf
+    pings = {"ws": implementation, "ws_ping_interval": 1.0, "ws_ping_timeout": 1.0, "lifespan": "off"}
+    with serving(app, **pings) as server:
+        with dial(server, "/") as socket:
+            with contextlib.suppress(ConnectionClosed):
+                for _ in range(30):
+                    socket.send("x" * 1_000)
+                    time.sleep(0.1)  # the server's pings go by its own clock
+            release.set()
+            with contextlib.suppress(ConnectionClosed):
+                socket.recv(timeout=10)
+        assert socket.close_code == (1000 if is_guarded else 1011)
 
 
 # Channels answers a lifespan with a ValueError, so that no server shows it to the guard.
