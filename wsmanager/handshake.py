@@ -252,7 +252,7 @@ class Gate:
 
     def _check_origin(self, visitor: Visitor, *, by_cookie: bool) -> None:
         headers = visitor.handshake.headers
-        secure = visitor.scope.get("scheme") == "wss"
+        secure = visitor.scope.get("scheme") in {"wss", "https"}
         try:
             self._origins.check(
                 headers.get("origin"), headers.get("host"), by_cookie=by_cookie, secure=secure

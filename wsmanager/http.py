@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from . import __version__
-from .errors import Refused
+from .errors import ConfigurationError, Refused
 from .handshake import Gate, denial_of
 from .manager import ConnectionManager
 from .messages import ALL, HealthStatus
@@ -46,6 +47,8 @@ class Overview(msgspec.Struct, frozen=True):
     uptime: float
     connections: dict[str, int]
     """By status."""
+    arrived: int
+    """Sockets that count against `max_connections`: these, and those whose handshake is under way."""
     max_connections: int
     health: dict[HealthStatus, int]
     congested: int
@@ -83,7 +86,13 @@ def endpoints(
     A manager without an authenticator has none: then ``/health`` and ``/analytics`` refuse everybody, unless
     `public` shows them to everybody, always. They look at every connection: call them every few seconds, not
     every few milliseconds.
+
+    Raises `ConfigurationError` for an `is_operator` that is no plain function.
     """
+    if inspect.iscoroutinefunction(is_operator) or not callable(is_operator):
+        raise ConfigurationError(
+            f"is_operator must be a function, not async, of an Identity: {is_operator!r}"
+        )
     gate = manager._engine.gate
 
     async def anybody(_: Request) -> None: ...
@@ -92,7 +101,8 @@ def endpoints(
         return await gate.authenticate(request.scope)
 
     async def operator(request: Request) -> None:
-        if not public and not is_operator(await user(request)):
+        # Only True will do: what an async callable returns is true whatever it would say.
+        if not public and is_operator(await user(request)) is not True:
             raise Refused("This is for operators.", code="not_an_operator")
 
     def ready(_: None) -> Any:
@@ -107,7 +117,7 @@ def endpoints(
             _route("/analytics", operator, lambda _: manager.get_analytics()),
             _route("/me", user, lambda me: manager.get_connection_health(me.user_id, me.tenant)),
         ],
-        exception_handlers={Refused: _refuse, HTTPException: _fail},
+        exception_handlers={Refused: _refuse, HTTPException: _fail, Exception: _crash},
     )
     app.router.redirect_slashes = False
     app.add_middleware(_Redacted, gate=gate)
@@ -152,6 +162,12 @@ async def _fail(_: Request, error: Any) -> Response:
     return _response(body, error.status_code, error.headers or ())
 
 
+async def _crash(_: Request, __: Exception) -> Response:
+    # Starlette raises the error again once this is sent: the server logs it.
+    error = {"code": "server_error", "message": "The server could not answer."}
+    return _response(msgspec.json.encode({"error": error}), 500)
+
+
 def _overview(manager: ConnectionManager) -> Overview:
     figures = manager.get_analytics()
     down, weak = _reasons(manager, figures)
@@ -162,6 +178,7 @@ def _overview(manager: ConnectionManager) -> Overview:
         version=__version__,
         uptime=figures.messages.uptime,
         connections=dict(Counter(str(conn.status) for conn in manager.connections(tenant=ALL))),
+        arrived=figures.indexes["arrived"],
         max_connections=manager.config.max_connections,
         health=figures.health,
         congested=figures.congested,

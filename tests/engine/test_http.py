@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx2
@@ -15,11 +16,12 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 import wsmanager
-from tests.engine.conftest import MakeManager
-from wsmanager import ConnectionManager, HealthStatus, JWTAuth, WebSocketConfig
+from tests.engine.conftest import ByQuery, MakeManager
+from tests.engine.test_heartbeat import stall
+from wsmanager import ConfigurationError, ConnectionManager, HealthStatus, JWTAuth, WebSocketConfig
 from wsmanager.http import endpoints
 from wsmanager.protocols import Handshake, Identity
-from wsmanager.testing import connect
+from wsmanager.testing import HandshakeRefused, connect
 
 pytestmark = pytest.mark.anyio
 
@@ -121,6 +123,41 @@ async def test_an_application_says_who_is_an_operator(make_manager: MakeManager)
     assert (await ask(app, "/analytics", headers=OPERATOR)).status_code == 403
 
 
+async def _says_no(_: Identity) -> bool:
+    return False
+
+
+class SaysNo:
+    async def __call__(self, _: Identity) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("wrong", [_says_no, "admin", None])
+def test_what_cannot_say_who_is_an_operator_is_refused_at_once(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="is_operator"):
+        endpoints(ConnectionManager(), is_operator=wrong)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+async def test_only_true_makes_an_operator(make_manager: MakeManager) -> None:
+    says: Any = SaysNo()
+    app = endpoints(make_manager(auth=jwt_auth()), is_operator=says)
+    assert code_of(await ask(app, "/analytics", headers=bearer())) == (403, "not_an_operator")
+
+
+async def test_a_bug_is_answered_in_json_and_tells_nothing(make_manager: MakeManager) -> None:
+    def buggy(_: Identity) -> bool:
+        raise LookupError("a bug with a secret in it")
+
+    app = endpoints(make_manager(auth=jwt_auth()), is_operator=buggy)
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://status.example") as client:
+        response = await client.get("/health", headers=bearer())
+    assert code_of(response) == (500, "server_error")
+    assert response.headers["cache-control"] == "no-store"
+    assert "secret" not in response.text
+
+
 async def test_analytics_are_the_managers_figures(make_manager: MakeManager) -> None:
     manager = make_manager(auth=jwt_auth())
     async with connect(manager.endpoint, query=f"token={sign()}"):
@@ -179,6 +216,90 @@ async def test_connections_that_do_badly_show(
     assert (overview["status"], overview["reasons"]) == (status, reasons)
 
 
+class Strict:
+    """Scores a connection that made an error as `value`."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def score(self, sample: Any) -> float:
+        return self.value if sample.error_rate else 1.0
+
+
+@pytest.mark.parametrize(
+    ("value", "bad", "status"),
+    [(0.5, 1, "healthy"), (0.5, 2, "degraded"), (0.0, 2, "degraded"), (0.0, 3, "unhealthy")],
+)
+async def test_the_share_of_connections_that_do_badly_decides(
+    make_manager: MakeManager, value: float, bad: int, status: str
+) -> None:
+    manager = make_manager(WebSocketConfig(health_check_interval=10), health=Strict(value))
+    async with AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(connect(manager.endpoint)) for _ in range(4)]
+        for peer in peers[:bad]:
+            await peer.send_text("nonsense")
+        await asyncio.sleep(25)
+        overview = (await ask(endpoints(manager, public=True), "/health")).json()
+    assert sum(overview["health"].values()) == 4
+    assert overview["status"] == status, overview["health"]
+
+
+async def test_a_loop_that_is_late_shows(make_manager: MakeManager) -> None:
+    manager = make_manager()
+    async with connect(manager.endpoint):
+        await asyncio.sleep(2.5)
+        stall(5)
+        await asyncio.sleep(0.1)
+        overview = (await ask(endpoints(manager, public=True), "/health")).json()
+    assert (overview["status"], overview["reasons"]) == ("degraded", ["loop_late"])
+    assert overview["loop_lag"] > 4
+    assert overview["uptime"] > 7
+    assert overview["loop_stalls"] == 1
+
+
+async def test_a_task_that_crashed_shows(make_manager: MakeManager) -> None:
+    async def crash() -> None:
+        raise LookupError
+
+    manager = make_manager()
+    async with manager:
+        manager._engine.supervisor.keep_alive("errand", crash)
+        await asyncio.sleep(0.1)
+        overview = (await ask(endpoints(manager, public=True), "/health")).json()
+    assert (overview["status"], overview["reasons"]) == ("degraded", ["task_crashed: errand"])
+
+
+async def test_an_overview_holds_the_managers_figures_of_every_tenant(make_manager: MakeManager) -> None:
+    manager = make_manager(WebSocketConfig(queue_max_messages=3), auth=ByQuery())
+    app = endpoints(manager, public=True)
+    async with connect(manager.endpoint, query="tenant=acme", window=1_000, stalled=True) as peer:
+        (conn,) = manager.connections(tenant="acme")
+        for _ in range(8):
+            await manager.send_to_connection(conn.id, {"type": "x", "data": "x" * 2_000})
+        await manager.send_personal_message("nobody", {"type": "x"})
+        overview = (await ask(app, "/health")).json()
+        figures = (await ask(app, "/analytics")).json()
+        peer.resume()
+        await asyncio.sleep(1)
+    assert overview["connections"] == {"open": 1}
+    assert (overview["arrived"], overview["congested"], overview["kept"]) == (1, 1, 1)
+    assert overview["waiting"] == figures["waiting"] > 0
+    assert overview["drops"] == figures["drops"] != {}
+
+
+async def test_an_overview_counts_who_was_refused_and_who_left(make_manager: MakeManager) -> None:
+    manager = make_manager(auth=jwt_auth())
+    with pytest.raises(HandshakeRefused):
+        async with connect(manager.endpoint, query="token=x.y.z"):
+            pass
+    async with connect(manager.endpoint, query=f"token={sign()}") as peer:
+        await peer.close(4321)
+    overview = (await ask(endpoints(manager, public=True), "/health")).json()
+    assert overview["refused"] == {"token_malformed": 1}
+    assert overview["closed"] == {"4321": 1}
+    assert overview["arrived"] == 0
+
+
 # --- for users
 
 
@@ -211,6 +332,19 @@ async def test_a_cookie_will_do_and_a_page_of_another_site_will_not(make_manager
     assert (await ask(app, "/me", headers=cookie)).status_code == 200
     foreign = await ask(app, "/me", headers={**cookie, "origin": "https://evil.example"})
     assert code_of(foreign) == (403, "origin_refused")
+
+
+async def test_over_tls_a_page_without_tls_is_of_another_site(make_manager: MakeManager) -> None:
+    transport = httpx2.ASGITransport(endpoints(make_manager(auth=jwt_auth())))
+    async with httpx2.AsyncClient(transport=transport, base_url="https://status.example") as client:
+        for scheme, status in (("https", 200), ("http", 403)):
+            headers = {"cookie": f"access_token={sign()}", "origin": f"{scheme}://status.example"}
+            assert (await client.get("/me", headers=headers)).status_code == status
+
+
+async def test_a_name_that_no_handshake_takes_is_refused(make_manager: MakeManager) -> None:
+    app = endpoints(make_manager(WebSocketConfig(max_name_length=16), auth=jwt_auth()))
+    assert code_of(await ask(app, "/me", headers=bearer(sub="a" * 17))) == (401, "bad_name")
 
 
 async def test_a_token_in_the_query_does_not_reach_the_servers_log(make_manager: MakeManager) -> None:
