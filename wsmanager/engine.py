@@ -194,14 +194,15 @@ class Engine:
 
     async def turn_away(self, visitor: Visitor, refusal: Refused) -> None:
         """Count a refusal, and tell the client."""
-        self._count_refusal(refusal.code)
+        self.count_refusal(refusal.code)
         await self.gate.refuse(visitor, refusal)
 
     def _name(self, connection_id: str | None) -> str:
         name = secrets.token_urlsafe(_ID_BYTES) if connection_id is None else connection_id
         return require_name("connection", name, self.config.max_name_length)
 
-    def _count_refusal(self, code: str) -> None:
+    def count_refusal(self, code: str) -> None:
+        """Count one handshake that was refused."""
         # An authenticator makes up codes of its own; the figures must not grow with them.
         known = code in self.refused or len(self.refused) < _MAX_CODES
         self.refused[code if known else "other"] += 1
@@ -406,18 +407,21 @@ class Engine:
         self.retention.given_up(conn, [prepared.outgoing for prepared in messages], reason)
 
     def leave_indexes(self, conn: Connection, status: ConnectionStatus) -> None:
-        was_open = conn.status is ConnectionStatus.OPEN
-        if was_open:
+        before = conn.status
+        if before is ConnectionStatus.OPEN:
             self.sender.disappeared(conn)
-        if was_open and status is ConnectionStatus.DRAINING:
+        if before is ConnectionStatus.OPEN and status is ConnectionStatus.DRAINING:
             self.registry.drain(conn)
             self._leaving.add(conn)
         elif self.registry.remove(conn):
             self._leaving.discard(conn)
             self.registry.depart(conn.address)
-            code = conn.closing[0] if conn.closing else 1006
-            known = code in self.closed or (code in _CODES and len(self.closed) < _MAX_CODES)
-            self.closed[code if known else 1006] += 1
+            if before is not ConnectionStatus.CONNECTING:  # else a handshake that came to nothing
+                self._count_close(1006 if conn.closing is None else conn.closing[0])
+
+    def _count_close(self, code: int) -> None:
+        known = code in self.closed or (code in _CODES and len(self.closed) < _MAX_CODES)
+        self.closed[code if known else 1006] += 1
 
     def run_errand(self, errand: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any] | None:
         return self.supervisor.run_errand(errand, name)

@@ -24,6 +24,7 @@ __all__ = ["Guard", "GuardedSocket", "guarded"]
 
 _KEY: Final = "wsmanager.socket"
 _OPEN = ConnectionStatus.OPEN
+_REFUSALS: Final = ("websocket.close", "websocket.http.response.start")
 _CLOSED: Final = "the WebSocket is closed"
 _UNREAD: Final = InboundMessage("")
 
@@ -248,6 +249,8 @@ class GuardedSocket(Guard):
         elif event.get("type") == "websocket.accept":
             await self._accept(visitor, event)
         else:
+            if event.get("type") in _REFUSALS:
+                self._engine.count_refusal("application")
             with self._engine.gate.redacted(visitor.scope):
                 await self.conn.send_raw(event)
 

@@ -145,10 +145,9 @@ class _Redacted:
 
 
 def _response(body: bytes, status: int = 200, headers: Any = ()) -> Response:
-    # Figures of a moment, and of a user: nobody on the way may keep them.
-    return Response(
-        body, status, {"cache-control": "no-store", **dict(headers)}, media_type="application/json"
-    )
+    # Figures of a moment, and of a user: nobody on the way may keep them, and no browser guess at them.
+    safe = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+    return Response(body, status, {**safe, **dict(headers)}, media_type="application/json")
 
 
 async def _refuse(_: Request, refusal: Any) -> Response:

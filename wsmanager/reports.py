@@ -61,7 +61,7 @@ class Analytics(msgspec.Struct, frozen=True):
     offline_messages: int
     offline_bytes: int
     refused: dict[str, int]
-    """Handshakes that were refused, by code."""
+    """Handshakes that were refused, by code; ``application`` stands for those that a guarded one refused."""
     closed: dict[int, int]
     """Closed connections by code; codes that are none, and those beyond a hundred, count as 1006."""
     limiter_keys: int

@@ -421,6 +421,7 @@ async def test_nobody_on_the_way_keeps_an_answer(make_manager: MakeManager, path
         response = await ask(endpoints(manager), path, headers=OPERATOR)
         assert response.headers["cache-control"] == "no-store"
         assert response.headers["content-type"] == "application/json"
+        assert response.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_a_manager_of_another_loop_is_asked_without_harm() -> None:

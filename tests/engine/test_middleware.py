@@ -710,6 +710,26 @@ async def test_a_connection_closed_while_the_server_accepts_is_closed(make_manag
     assert echo.heard == []
 
 
+async def test_what_the_application_refuses_is_counted_as_refused(make_manager: MakeManager) -> None:
+    manager = make_manager()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if scope["path"] == "/denied":
+            await send({"type": "websocket.http.response.start", "status": 404, "headers": []})
+            await send({"type": "websocket.http.response.body", "body": b"no"})
+        else:
+            await send({"type": "websocket.close"})
+
+    for path, status in (("/denied", 404), ("/closed", 403)):
+        with pytest.raises(HandshakeRefused) as caught:
+            async with connect(WebSocketMiddleware(app, manager), path):
+                pass
+        assert caught.value.status == status
+    figures = manager.get_analytics()
+    assert (figures.refused, figures.closed) == ({"application": 2}, {})
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_an_exception_of_the_application_passes_and_leaves_nothing(
     make_manager: MakeManager, when: str
