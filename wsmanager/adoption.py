@@ -14,7 +14,7 @@ from .errors import CloseCode, ConfigurationError, Disconnect, Refused, to_clien
 from .guard import Guard, GuardedSocket, guarded
 from .handshake import VisitorLeft
 from .messages import ConnectionStatus
-from .modes import EnvelopeMode, JSONMode
+from .modes import EnvelopeMode
 from .pipeline import Pipeline
 from .transport import Event
 
@@ -136,8 +136,8 @@ class Adoption:
                 connection_id=self._connection_id,
                 metadata=self._metadata,
             )
-            if not isinstance(socket.mode, JSONMode):
-                socket.mode = EnvelopeMode(self._pipeline, self._engine.default_codec)
+            # What a socket speaks that is adopted, whatever guards it.
+            socket.mode = EnvelopeMode(self._pipeline, self._engine.default_codec)
             await websocket.accept(socket.subprotocol)
         except OSError:
             conn.ended()

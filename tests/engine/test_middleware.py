@@ -833,7 +833,10 @@ async def test_without_a_lifespan_the_first_socket_starts_it(make_manager: MakeM
 # --- with the other doors
 
 
-async def test_an_endpoint_adopts_the_connection_that_the_guard_made(make_manager: MakeManager) -> None:
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_endpoint_adopts_the_connection_that_the_guard_made(
+    make_manager: MakeManager, mode: ModeName
+) -> None:
     manager, diary = make_manager(auth=ByQuery()), list[Any]()
     manager.on_connect(lambda conn: diary.append("hello"))
     manager.on_disconnect(lambda conn: diary.append("gone"))
@@ -848,7 +851,7 @@ async def test_an_endpoint_adopts_the_connection_that_the_guard_made(make_manage
             assert await websocket.receive_json() == {"type": "chat"}
         assert diary == ["hello", "gone"]
 
-    app = WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/", endpoint)]), manager)
+    app = WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/", endpoint)]), manager, mode)
     async with connect(app, query="user=ann&tenant=t", subprotocols=[JSON]) as peer:
         assert peer.accepted_subprotocol == JSON
         assert [(await peer.receive_json())["type"] for _ in range(2)] == ["welcome", "hi"]
