@@ -129,6 +129,7 @@ class Adoption:
         """Adopt the connection that the middleware made of this very socket."""
         websocket, conn = self._websocket, socket.conn
         try:
+            self._engine.refuse_if_closed(conn)
             self._engine.rename(
                 conn,
                 user_id=self._user_id,

@@ -89,6 +89,9 @@ class Host(Protocol):
 class SocketGuard(Protocol):
     """Checks what a loop of the application's own receives."""
 
+    is_direct: bool
+    """Whether application and server talk without the manager."""
+
     @property
     def speaks(self) -> bool:
         """Whether the manager may write messages of its own."""
@@ -548,6 +551,12 @@ class Connection:
         self.ended()
 
     @property
+    def is_heard(self) -> bool:
+        """Whether a frame is still due to the application: while it is open, when only a send found the peer
+        gone, and after a close of the application's own."""
+        return self.status is _OPEN or self.lost or (self.guard is not None and self.guard.is_direct)
+
+    @property
     def lost(self) -> bool:
         """Whether a send found the peer gone, before the server said so."""
         return self.closing is _LOST
@@ -581,10 +590,11 @@ class Connection:
         """The server's own receive. Whoever is to be woken from it by a close is the `reader` meanwhile."""
         return self._receive()
 
-    def woken(self) -> Event:
-        """What the cancellation of `reader` means: the end of the connection, else it is raised again."""
+    def woken(self, since: int = 0) -> Event:
+        """What the cancellation of `reader` means: the end of the connection, else it is raised again. The
+        task had been cancelled `since` times before, and had not minded."""
         ended = self.status is ConnectionStatus.CLOSED
-        if not ended or self.reader is None or self.reader.uncancel() > 0:
+        if not ended or self.reader is None or self.reader.uncancel() > since:
             raise asyncio.CancelledError
         return self.end_event()
 

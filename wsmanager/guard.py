@@ -14,6 +14,7 @@ from .inbound import Item, ReadAhead
 from .messages import ConnectionStatus, Frame, InboundMessage
 from .modes import Mode
 from .outbound import size_of
+from .supervision import cancellations
 from .transport import Event, frame_of
 
 if TYPE_CHECKING:
@@ -22,11 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Guard", "GuardedSocket", "guarded"]
 
-_KEY: Final = "wsmanager.socket"
+_KEY: Final = "wsmanager.sockets"
 _OPEN = ConnectionStatus.OPEN
 _REFUSALS: Final = ("websocket.close", "websocket.http.response.start")
 _CLOSED: Final = "the WebSocket is closed"
-_UNREAD: Final = InboundMessage("")
 
 
 class Guard:
@@ -60,26 +60,35 @@ class Guard:
                     continue
             else:
                 event = self._at_hand()
-                if event is None:
+                if event is not None:
+                    pass
+                elif self.is_direct:
+                    event = await conn.receive()
+                    await self._settled()
+                else:
                     # In this frame and no other: every idle socket waits here.
-                    conn.reader = None if self.is_direct else asyncio.current_task()
+                    conn.reader, since = asyncio.current_task(), cancellations()
                     try:
                         event = await conn.receive()
                     except asyncio.CancelledError:
-                        event = conn.woken()
+                        event = conn.woken(since)
                     finally:
                         conn.reader = None
-                if self.is_direct:
+                if event["type"] == "websocket.receive":
+                    item = self.admit(event)
+                elif self.is_direct:
                     return event
-                if event["type"] == "websocket.disconnect":
+                else:
                     return await self._left(event)
-                item = self.admit(event)
             if item is not None:
                 return self._hand_over(*item[0])
 
     def _at_hand(self) -> Event | None:
         """What the server need not be asked for."""
         return self.conn.end_event() if self.conn.status is ConnectionStatus.CLOSED else None
+
+    async def _settled(self) -> None:
+        """Wait for a handshake that is just being finished."""
 
     async def _left(self, event: Event) -> Event:
         """The socket has ended: by this very event, or before."""
@@ -134,7 +143,7 @@ class GuardedSocket(Guard):
     """The same around an application that knows nothing of it: it accepts, refuses, closes and fails by
     itself, and hears from the server whatever it would have heard without."""
 
-    __slots__ = ("_connect", "_engine", "_visitor")
+    __slots__ = ("_connect", "_engine", "_opening", "_visitor")
 
     def __init__(
         self, engine: Engine, visitor: Visitor, conn: Connection, mode: Mode, connect: Event
@@ -146,8 +155,10 @@ class GuardedSocket(Guard):
         self._visitor: Visitor | None = visitor
         # The server's first event, which was read before anything was decided.
         self._connect: Event | None = connect
+        # Done when the application's accept is through: until then nobody knows how its frames are guarded.
+        self._opening: asyncio.Future[None] | None = None
         conn.guard = self
-        visitor.scope[_KEY] = self
+        visitor.scope[_KEY] = (*visitor.scope.get(_KEY, ()), self)
 
     @property
     def subprotocol(self) -> str | None:
@@ -193,8 +204,9 @@ class GuardedSocket(Guard):
             return await self._hear_out(end)
         return end
 
-    def admit(self, event: Event) -> Item | None:
-        return ((event, _UNREAD), 0) if self.is_direct else super().admit(event)
+    async def _settled(self) -> None:
+        if self._opening is not None:
+            await asyncio.wait({self._opening})
 
     def heard_end(self, event: Event) -> None:
         if self.is_direct:  # the application's own doing
@@ -263,9 +275,20 @@ class GuardedSocket(Guard):
             await self.refuse(refusal)
             return
         event = self._with_subprotocol(visitor, event)
-        with engine.gate.redacted(visitor.scope):
-            await self.conn.send_raw(event)
-        self._visitor, self.is_direct = None, False
+        self._opening = opening = asyncio.get_running_loop().create_future()
+        try:
+            with engine.gate.redacted(visitor.scope):
+                await conn.send_raw(event)
+            self._visitor, self.is_direct = None, False
+            await self._open(event)
+        finally:
+            self._opening = None
+            opening.set_result(None)
+        if conn.status is _OPEN:
+            await engine.hooks.greet(conn)
+
+    async def _open(self, event: Event) -> None:
+        engine, conn = self._engine, self.conn
         chosen = engine.gate.codec_of(event.get("subprotocol"))
         conn.codec = self.mode.codec_for(chosen)
         conn.negotiated = conn.watched = self.mode.speaks and chosen is not None
@@ -273,10 +296,9 @@ class GuardedSocket(Guard):
             engine.refuse_if_closed(conn)
         except Refused as refusal:  # while the server accepted it
             code, reason = int(refusal.close_code), refusal.code
-            await self.conn.send_raw({"type": "websocket.close", "code": code, "reason": reason})
+            await conn.send_raw({"type": "websocket.close", "code": code, "reason": reason})
             return
         engine.open(conn)
-        await engine.hooks.greet(conn)
 
     def _with_subprotocol(self, visitor: Visitor, event: Event) -> Event:
         """A client that offered the manager's own form must be told that it gets it: browsers insist."""
@@ -289,5 +311,4 @@ class GuardedSocket(Guard):
 
 def guarded(scope: MutableMapping[str, Any], engine: Engine) -> GuardedSocket | None:
     """The guard around the socket of this scope, if this engine has put one there."""
-    found = scope.get(_KEY)
-    return found if isinstance(found, GuardedSocket) and found.conn.host is engine else None
+    return next((socket for socket in scope.get(_KEY, ()) if socket.conn.host is engine), None)

@@ -109,7 +109,7 @@ def endpoints(
         manager._engine.require_ready()
         return {"status": "ready"}
 
-    app = Starlette(
+    app = _Redacted(
         routes=[
             _route("/live", anybody, lambda _: {"status": "live"}),
             _route("/ready", anybody, ready),
@@ -120,7 +120,7 @@ def endpoints(
         exception_handlers={Refused: _refuse, HTTPException: _fail, Exception: _crash},
     )
     app.router.redirect_slashes = False
-    app.add_middleware(_Redacted, gate=gate)
+    app.gate = gate
     return app
 
 
@@ -131,17 +131,16 @@ def _route(path: str, admit: Callable[[Request], Awaitable[T]], answer: Callable
     return Route(path, respond)
 
 
-class _Redacted:
-    """Keeps a token in the query out of the server's log, which is written when the answer starts."""
+class _Redacted(Starlette):
+    """Keeps a token in the query out of the server's log, which is written when an answer starts: even that
+    to a crash, which Starlette gives outside of every middleware."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], gate: Gate) -> None:
-        self.app = app
-        self.gate = gate
+    gate: Gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             send = self.gate.redacting(scope, send)
-        await self.app(scope, receive, send)
+        await super().__call__(scope, receive, send)
 
 
 def _response(body: bytes, status: int = 200, headers: Any = ()) -> Response:

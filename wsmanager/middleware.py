@@ -84,7 +84,11 @@ class WebSocketMiddleware:
         """How to guard; None for what is no socket, or guarded already, or to be left alone."""
         if scope["type"] != "websocket" or guarded(scope, self._engine) is not None:
             return None
-        return self._mode_at(_path_of(scope))
+        return self._strictest(_paths_of(scope))
+
+    def _strictest(self, paths: set[str]) -> Mode | None:
+        modes = [mode for mode in map(self._mode_at, paths) if mode is not None]
+        return max(modes, key=lambda mode: mode.strictness, default=None)
 
     def _mode_at(self, path: str) -> Mode | None:
         for prefix, mode in self._modes:
@@ -128,11 +132,12 @@ def _bare(prefix: str) -> str:
     return prefix.rstrip("/")
 
 
-def _path_of(scope: Scope) -> str:
-    """The path as the application's own routes see it: without what it is mounted at. Some take several
-    slashes for one, and a client must not choose its guard by writing them."""
+def _paths_of(scope: Scope) -> set[str]:
+    """The path as the application's own routes may see it: without what it is mounted at. Some routers take
+    several slashes for one and a newline at the end for none, others do not, and no client may choose its
+    guard by writing them."""
     path: str = scope["path"]
     root: str = scope.get("root_path") or ""
     mounted = root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/")
     path = path[len(root) :] if mounted else path
-    return _SLASHES.sub("/", path) if "//" in path else path
+    return {path, _SLASHES.sub("/", path).rstrip("\n")}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeAlias, TypeGuard
+from typing import Final, Protocol, TypeAlias
 
 from .codecs import decode_json
 from .connection import Connection
 from .errors import CloseCode, Disconnect, RateLimited, ReplyError, to_client
 from .logs import log_event
-from .messages import ConnectionStatus, Frame, InboundMessage, OutboundMessage
+from .messages import Frame, InboundMessage, OutboundMessage
 from .outbound import Outgoing, size_of
 from .pipeline import Pipeline
 from .protocols import Codec
@@ -31,6 +31,11 @@ class Mode(Protocol):
         """Whether the manager writes messages of its own: errors, pongs, the word before a close."""
         ...
 
+    @property
+    def strictness(self) -> int:
+        """More for a mode that checks more."""
+        ...
+
     def codec_for(self, chosen: Codec | None) -> Codec:
         """The codec of a connection; `chosen` is that of the accepted subprotocol, if it has one."""
         ...
@@ -44,6 +49,7 @@ class EnvelopeMode:
     """Messages of the manager's own form: system messages are answered, a violator gets an error."""
 
     speaks = True
+    strictness = 2
 
     def __init__(self, pipeline: Pipeline, codec: Codec, *, label: str | None = None) -> None:
         self._pipeline = pipeline
@@ -65,6 +71,7 @@ class _ForeignMode:
     """A protocol of the application's own: a frame passes, or the socket is closed."""
 
     speaks = False
+    strictness: int
     _label: str
     """What its frames are counted as."""
 
@@ -78,7 +85,7 @@ class _ForeignMode:
         return self._codec
 
     def inspect(self, conn: Connection, frame: Frame) -> InboundMessage | None:
-        if conn.status is not ConnectionStatus.OPEN and not conn.lost:
+        if not conn.is_heard:
             return None
         now, size, code = conn.host.now(), size_of(frame), None
         conn.health.record_message(now=now)
@@ -137,6 +144,7 @@ class OpaqueMode(_ForeignMode):
     """Any frames at all. They are measured and counted, and the manager never writes."""
 
     _label = "opaque"
+    strictness = 0
 
     def _read(self, frame: Frame) -> InboundMessage:
         del frame
@@ -148,15 +156,12 @@ class JSONMode(_ForeignMode):
     and nothing else is; an inbound frame is decoded and validated, and passed on as it came."""
 
     _label = "json"
+    strictness = 1
 
     def _read(self, frame: Frame) -> InboundMessage:
         value = decode_json(frame)
-        kind = value.get("type") if isinstance(value, dict) else None
-        # A validator's rules for single types hold where a protocol happens to name its types so.
-        message = InboundMessage(kind if _is_type(kind) else self._label, value)
+        # Never a type of the client's: a rule for that type may be a looser one, and the application may not
+        # know of it.
+        message = InboundMessage(self._label, value)
         self._pipeline.validate(message, frame)
         return message
-
-
-def _is_type(kind: Any) -> TypeGuard[str]:
-    return isinstance(kind, str) and 0 < len(kind) <= 255 and kind.isprintable()

@@ -113,7 +113,7 @@ class Pipeline:
     def inspect(self, conn: Connection, frame: Frame) -> InboundMessage | None:
         """The message in `frame`, when it is the application's to see; None when it was answered here,
         with an error or because it is the manager's own, and when it came after the end."""
-        if conn.status is not _OPEN and not conn.lost:
+        if conn.status is not _OPEN and not conn.is_heard:
             return None
         now, message = self._clock(), None
         conn.health.record_message(now=now)

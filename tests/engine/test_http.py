@@ -362,6 +362,26 @@ async def test_a_token_in_the_query_does_not_reach_the_servers_log(make_manager:
     assert set(logged) == {b"token=REDACTED&x=1"}
 
 
+async def test_nor_does_it_when_the_answer_crashes(make_manager: MakeManager) -> None:
+    logged: list[bytes] = []
+
+    def crash(identity: Identity) -> bool:
+        raise LookupError("a bug")
+
+    app = endpoints(make_manager(auth=jwt_auth()), is_operator=crash)
+
+    async def server(scope: Any, receive: Any, send: Any) -> None:
+        async def send_and_log(event: Any) -> None:
+            logged.append(scope["query_string"])
+            await send(event)
+
+        await app(scope, receive, send_and_log)
+
+    with pytest.raises(LookupError):
+        await ask(server, f"/health?token={sign()}")
+    assert set(logged) == {b"token=REDACTED"}
+
+
 async def test_guessing_is_as_slow_as_at_a_handshake(make_manager: MakeManager) -> None:
     app = endpoints(make_manager(WebSocketConfig(handshake_rate=60, handshake_burst=3), auth=jwt_auth()))
     codes = [code_of(await ask(app, "/me", headers={"authorization": "Bearer x"})) for _ in range(4)]

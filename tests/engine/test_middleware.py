@@ -378,8 +378,12 @@ async def test_the_token_is_hidden_while_the_server_logs(make_manager: MakeManag
         ("/chat/raw/x", "opaque"),
         ("/rpc/", "envelope"),
         ("/left/alone", None),
+        # Routers differ in what they take these for: the stricter of both counts.
         ("//chat", "json"),
-        ("/chat///raw", "opaque"),
+        ("/chat///raw", "json"),
+        ("//left/alone", "opaque"),
+        ("/chat\n", "json"),
+        ("/left\n", "opaque"),
     ],
 )
 async def test_the_longest_prefix_wins(make_manager: MakeManager, path: str, mode: str | None) -> None:
@@ -652,6 +656,91 @@ async def test_a_receive_that_began_before_the_accept_is_guarded(make_manager: M
     assert [event["type"] for event in heard] == ["websocket.disconnect"]
 
 
+async def test_frames_that_come_while_the_server_accepts_are_guarded(make_manager: MakeManager) -> None:
+    manager, heard = make_manager(WebSocketConfig(rate_limit_max=2)), list[Any]()
+
+    def slow(app: App) -> App:
+        async def asked(scope: Any, receive: Any, send: Any) -> None:
+            async def send_slowly(event: Any) -> None:
+                await send(event)
+                if event["type"] == "websocket.accept":
+                    await asyncio.sleep(5)
+
+            await app(scope, receive, send_slowly)
+
+        return asked
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+        async def listen() -> None:
+            while (event := await receive())["type"] == "websocket.receive":
+                heard.append(event["text"])
+
+        listening = asyncio.create_task(listen())
+        await send({"type": "websocket.accept"})
+        await listening
+
+    async with connect(slow(WebSocketMiddleware(app, manager))) as peer:
+        for _ in range(5):
+            await peer.send_text("x")
+        assert await peer.wait_closed(9) == (4029, "rate_limited")
+    assert heard == ["x", "x"]
+
+
+async def test_frames_after_a_close_of_the_application_are_guarded(make_manager: MakeManager) -> None:
+    manager, heard = make_manager(WebSocketConfig(max_message_size=100, close_timeout=9)), list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        for _ in range(2):
+            await manager.send_to_connection(manager.connection_of(scope).id, {"text": "x" * 100})
+        closing = asyncio.create_task(send({"type": "websocket.close"}))
+        await asyncio.sleep(1)
+        while (event := await receive())["type"] == "websocket.receive":
+            heard.append(event["text"])
+        await closing
+
+    async with connect(WebSocketMiddleware(app, manager, "json"), window=50, stalled=True) as peer:
+        await asyncio.sleep(2)
+        for text in ("1", '"' + "x" * 200 + '"', "{", "2"):
+            await peer.send_text(text)
+        await asyncio.sleep(1)
+    assert heard == ["1", "2"]
+
+
+async def test_a_cancellation_that_the_application_survived_does_not_hide_the_end(
+    make_manager: MakeManager,
+) -> None:
+    manager, met = make_manager(), list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        met.append(await receive())
+
+    async with connect(WebSocketMiddleware(app, manager)) as peer:
+        await asyncio.sleep(1)
+        (conn,) = manager.connections()
+        await conn.close(4000, "bye")
+        await peer.wait_closed(1)
+        await asyncio.sleep(1)
+        assert met == [{"type": "websocket.disconnect", "code": 4000, "reason": "bye"}]
+
+
+async def test_a_client_chooses_no_rule_of_the_validators_by_naming_a_type(make_manager: MakeManager) -> None:
+    validator = SecurityValidator(overrides={"code.paste": frozenset()})
+    async with connect(WebSocketMiddleware(Echo(), make_manager(validator=validator), "json")) as peer:
+        await peer.send_json({"type": "code.paste", "op": "say", "text": "<script>alert(1)</script>"})
+        assert await peer.wait_closed(1) == (4501, "forbidden_pattern")
+
+
 async def test_after_a_close_by_the_manager_the_application_may_do_what_it_likes(
     make_manager: MakeManager,
 ) -> None:
@@ -779,6 +868,7 @@ async def test_two_managers_may_guard_the_same_socket(make_manager: MakeManager)
     app = WebSocketMiddleware(WebSocketMiddleware(Echo(), inner, "json"), outer, "json")
     async with connect(app) as peer:
         for manager in (outer, inner):
+            assert manager.connection_of(peer.scope) in manager.connections()
             await manager.broadcast({"n": 1})
             assert await peer.receive_json() == {"n": 1}
         await peer.send_text("1")
@@ -931,6 +1021,31 @@ async def test_the_limits_of_the_user_that_is_named_hold(make_manager: MakeManag
     assert raised == ["user_limit"]
 
 
+@pytest.mark.parametrize(("how", "code"), [("kicked", "replaced"), ("ended", "shutting_down")])
+async def test_what_was_closed_before_it_is_adopted_is_refused(
+    make_manager: MakeManager, how: str, code: str
+) -> None:
+    manager, raised = make_manager(), list[Any]()
+
+    async def endpoint(websocket: WebSocket) -> None:
+        if how == "ended":
+            await manager.aclose()
+        else:
+            await manager.connection_of(websocket).close(4503, "kicked")
+        try:
+            await manager.connect(websocket, user_id="ann")
+        except Refused as refusal:
+            raised.append(refusal.code)
+            raise
+
+    app = WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/", endpoint)]), manager)
+    with pytest.raises(HandshakeRefused) as caught:
+        async with connect(app):
+            pass
+    assert json.loads(caught.value.body)["error"]["code"] == code
+    assert raised == [code]
+
+
 async def test_an_id_in_use_changes_nothing(make_manager: MakeManager) -> None:
     manager = make_manager()
 
@@ -970,6 +1085,21 @@ async def test_the_managers_endpoint_inside_a_guard_is_one_connection(make_manag
         await peer.send_json({"type": "add", "data": [1, 2], "id": 1})
         assert await peer.receive_json() == {"type": "reply", "re": 1, "data": 3}
     assert diary == ["hello", "gone"] * 2
+
+
+async def test_the_managers_endpoint_inside_a_guard_is_woken_by_a_close(make_manager: MakeManager) -> None:
+    manager, diary = make_manager(WebSocketConfig(close_timeout=1)), list[str]()
+    manager.on_disconnect(lambda conn: diary.append("gone"))
+    app = WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/", manager.endpoint)]), manager)
+    async with connect(app, stalled=True, window=1) as peer:
+        await asyncio.sleep(1)
+        (conn,) = manager.connections()
+        for _ in range(3):
+            await manager.send_to_connection(conn.id, {"type": "x"})
+        await conn.close(4000, "enough")
+        await asyncio.sleep(1)
+        assert diary == ["gone"]
+        peer.reset()
 
 
 async def test_an_endpoint_of_the_manager_behind_an_accepted_socket_says_what_is_wrong(
