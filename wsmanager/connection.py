@@ -512,10 +512,13 @@ class Connection:
             return False
         is_open = self.status is _OPEN
         self.closing = (require_close_code(code), _fitting(reason))
-        self._ending = asyncio.get_running_loop().create_future() if is_open else None
+        if not is_open:  # its handshake tells the client
+            self.ended()
+            return False
+        self._ending = asyncio.get_running_loop().create_future()
         self._impaired = True
         self._host.leave_indexes(self, ConnectionStatus.DRAINING)
-        return is_open  # else its handshake tells the client
+        return True
 
     async def _finish_close(self, congestion: Congestion | None) -> None:
         try:

@@ -379,7 +379,7 @@ class Engine:
         try:
             async with asyncio.timeout(self.config.drain_timeout):
                 everyone = (*self.registry, *self._leaving)
-                await asyncio.gather(*(conn.close(*_shutdown_of(conn)) for conn in everyone))
+                await asyncio.gather(*map(self._send_away, everyone))
                 await self.supervisor.finish_errands()
         except TimeoutError:
             log_event(logging.WARNING, "shutdown.timeout", left=self.registry.arrived)
@@ -387,6 +387,11 @@ class Engine:
             for conn in (*self.registry, *self._leaving):
                 conn.ended()
             await self.supervisor.stop()
+
+    async def _send_away(self, conn: Connection) -> None:
+        await conn.close(*_shutdown_of(conn))
+        if conn.guard is not None:  # else its own task does
+            self.hooks.farewell_soon(conn)
 
     # --- what connections ask for
 

@@ -54,38 +54,43 @@ class Guard:
         conn, self._passed = self.conn, None
         while True:
             if conn.ahead is not None:
-                item = await conn.ahead.next()
-                if item is None:
-                    conn.ahead = None
-                    continue
+                item = await self._read_ahead(conn.ahead)
             else:
                 event = self._at_hand()
-                if event is not None:
-                    pass
-                elif self.is_direct:
-                    event = await conn.receive()
-                    await self._settled()
-                else:
+                if event is None:
                     # In this frame and no other: every idle socket waits here.
-                    conn.reader, since = asyncio.current_task(), cancellations()
+                    task, since = asyncio.current_task(), cancellations()
+                    if not self.is_ending:
+                        conn.reader = task
                     try:
                         event = await conn.receive()
                     except asyncio.CancelledError:
                         event = conn.woken(since)
                     finally:
-                        conn.reader = None
-                if event["type"] == "websocket.receive":
-                    item = self.admit(event)
-                elif self.is_direct:
-                    return event
-                else:
-                    return await self._left(event)
+                        if conn.reader is task:  # and no other receive has begun
+                            conn.reader = None
+                if self.is_direct:
+                    await self._settled()
+                if event["type"] != "websocket.receive":
+                    return event if self.is_direct else await self._left(event)
+                item = self.admit(event)
             if item is not None:
                 return self._hand_over(*item[0])
+
+    async def _read_ahead(self, ahead: ReadAhead) -> Item | None:
+        item = await ahead.next()
+        if item is None:
+            self.conn.ahead = None
+        return item
 
     def _at_hand(self) -> Event | None:
         """What the server need not be asked for."""
         return self.conn.end_event() if self.conn.status is ConnectionStatus.CLOSED else None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether only the server has a word to say now, and no close of the manager's wakes who waits."""
+        return False
 
     async def _settled(self) -> None:
         """Wait for a handshake that is just being finished."""
@@ -181,6 +186,14 @@ class GuardedSocket(Guard):
         if visitor is not None:
             await self._engine.turn_away(visitor, refusal)
 
+    async def finish(self) -> None:
+        """The application has ended: answer a handshake that it left open because the manager ended it."""
+        if self._visitor is not None:
+            try:
+                self._engine.refuse_if_closed(self.conn)
+            except Refused as refusal:
+                await self.refuse(refusal)
+
     # --- in
 
     def receive(self) -> Any:  # the very coroutine: one of our own around it would cost every idle socket
@@ -203,6 +216,10 @@ class GuardedSocket(Guard):
         elif self.conn.lost:
             return await self._hear_out(end)
         return end
+
+    @property
+    def is_ending(self) -> bool:
+        return self.is_direct and self._visitor is None
 
     async def _settled(self) -> None:
         if self._opening is not None:
@@ -261,10 +278,11 @@ class GuardedSocket(Guard):
         elif event.get("type") == "websocket.accept":
             await self._accept(visitor, event)
         else:
-            if event.get("type") in _REFUSALS:
-                self._engine.count_refusal("application")
             with self._engine.gate.redacted(visitor.scope):
                 await self.conn.send_raw(event)
+            if event.get("type") in _REFUSALS:
+                self._visitor = None
+                self._engine.count_refusal("application")
 
     async def _accept(self, visitor: Visitor, event: Event) -> None:
         """The application lets the client in: from here on it is a connection like any other."""

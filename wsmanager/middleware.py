@@ -73,6 +73,7 @@ class WebSocketMiddleware:
             return
         try:
             await self.app(scope, socket.receive, socket.send)
+            await socket.finish()
         except BaseException:
             self._engine.hooks.farewell_soon(socket.conn)
             raise

@@ -656,6 +656,79 @@ async def test_a_receive_that_began_before_the_accept_is_guarded(make_manager: M
     assert [event["type"] for event in heard] == ["websocket.disconnect"]
 
 
+async def test_a_receive_that_began_before_the_accept_gets_its_frames_in_order(
+    make_manager: MakeManager,
+) -> None:
+    manager, heard = make_manager(WebSocketConfig(heartbeat_interval=5)), list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        event = asyncio.create_task(receive())
+        await asyncio.sleep(1)
+        await send({"type": "websocket.accept"})
+        while (await event)["type"] == "websocket.receive":
+            heard.append(event.result()["text"])
+            event = asyncio.create_task(receive())
+
+    async with connect(WebSocketMiddleware(app, manager)) as peer:
+        await asyncio.sleep(20)
+        for number in range(4):
+            await peer.send_text(str(number))
+    assert heard == ["0", "1", "2", "3"]
+
+
+async def test_a_receive_that_takes_over_from_a_cancelled_one_gets_its_frames_in_order(
+    make_manager: MakeManager,
+) -> None:
+    manager, heard = make_manager(WebSocketConfig(heartbeat_interval=5)), list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        old = asyncio.create_task(receive())
+        await asyncio.sleep(1)
+        old.cancel()
+        while (event := await receive())["type"] == "websocket.receive":
+            heard.append(event["text"])
+
+    async with connect(WebSocketMiddleware(app, manager)) as peer:
+        await asyncio.sleep(20)
+        for number in range(4):
+            await peer.send_text(str(number))
+    assert heard == ["0", "1", "2", "3"]
+
+
+async def test_a_close_before_the_accept_reaches_an_application_that_waits(make_manager: MakeManager) -> None:
+    manager, heard = make_manager(), list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        asyncio.get_running_loop().call_later(1, lambda: manager.connection_of(scope).close_soon(4000, "bye"))
+        heard.append(await receive())
+
+    with pytest.raises(HandshakeRefused) as caught:
+        async with connect(WebSocketMiddleware(app, manager)):
+            pass
+    assert json.loads(caught.value.body)["error"]["code"] == "replaced"
+    assert heard == [{"type": "websocket.disconnect", "code": 4000, "reason": "bye"}]
+
+
+async def test_the_hooks_have_run_when_the_manager_is_closed(make_manager: MakeManager) -> None:
+    manager, diary = make_manager(), list[str]()
+    manager.on_disconnect(lambda conn: diary.append("gone"))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+        await asyncio.sleep(3)
+
+    async with connect(WebSocketMiddleware(app, manager)):
+        await manager.aclose()
+        assert diary == ["gone"]
+    assert diary == ["gone"]
+
+
 async def test_frames_that_come_while_the_server_accepts_are_guarded(make_manager: MakeManager) -> None:
     manager, heard = make_manager(WebSocketConfig(rate_limit_max=2)), list[Any]()
 
