@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 from .analytics import MessageAnalytics
@@ -162,6 +163,9 @@ class Engine:
         try:
             conn = await self._register(visitor, None, self._name(None), None, may_ask=False)
         except Refused as refusal:
+            with suppress(TimeoutError):  # there are test clients that never say connect
+                async with asyncio.timeout(self.config.close_timeout):
+                    await receive()
             await self.turn_away(visitor, refusal)
             raise
         return visitor, conn

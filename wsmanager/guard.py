@@ -26,6 +26,7 @@ __all__ = ["Guard", "GuardedSocket", "guarded"]
 _KEY: Final = "wsmanager.sockets"
 _OPEN = ConnectionStatus.OPEN
 _REFUSALS: Final = ("websocket.close", "websocket.http.response.start")
+_NOTHING: Final = InboundMessage("")
 _CLOSED: Final = "the WebSocket is closed"
 
 
@@ -71,7 +72,7 @@ class Guard:
                             conn.reader = None
                 if self.is_direct:
                     await self._settled()
-                if event["type"] != "websocket.receive":
+                if event["type"] == "websocket.disconnect":
                     return event if self.is_direct else await self._left(event)
                 item = self.admit(event)
             if item is not None:
@@ -107,11 +108,13 @@ class Guard:
             self.end = event
 
     def _hand_over(self, event: Event, message: InboundMessage) -> Event:
-        self._passed = (frame_of(event), message)
+        self._passed = None if message is _NOTHING else (frame_of(event), message)
         return event
 
     def admit(self, event: Event) -> Item | None:
         """`event` with its message, checked; None when it was answered."""
+        if event["type"] != "websocket.receive":  # an application may accept before it hears the connect
+            return (event, _NOTHING), 0
         frame = frame_of(event)
         message = self.mode.inspect(self.conn, frame)
         return None if message is None else ((event, message), size_of(frame))
@@ -148,18 +151,14 @@ class GuardedSocket(Guard):
     """The same around an application that knows nothing of it: it accepts, refuses, closes and fails by
     itself, and hears from the server whatever it would have heard without."""
 
-    __slots__ = ("_connect", "_engine", "_opening", "_visitor")
+    __slots__ = ("_engine", "_opening", "_visitor")
 
-    def __init__(
-        self, engine: Engine, visitor: Visitor, conn: Connection, mode: Mode, connect: Event
-    ) -> None:
+    def __init__(self, engine: Engine, visitor: Visitor, conn: Connection, mode: Mode) -> None:
         super().__init__(conn, mode)
         self.is_direct = True
         self._engine = engine
         # Until the handshake is through.
         self._visitor: Visitor | None = visitor
-        # The server's first event, which was read before anything was decided.
-        self._connect: Event | None = connect
         # Done when the application's accept is through: until then nobody knows how its frames are guarded.
         self._opening: asyncio.Future[None] | None = None
         conn.guard = self
@@ -195,13 +194,6 @@ class GuardedSocket(Guard):
                 await self.refuse(refusal)
 
     # --- in
-
-    def receive(self) -> Any:  # the very coroutine: one of our own around it would cost every idle socket
-        return super().receive() if self._connect is None else self._first()
-
-    async def _first(self) -> Event:
-        connect, self._connect = self._connect, None
-        return connect or await super().receive()
 
     def _at_hand(self) -> Event | None:
         if not self.is_direct:

@@ -99,12 +99,11 @@ class WebSocketMiddleware:
 
     async def _meet(self, mode: Mode, scope: Scope, receive: Receive, send: Send) -> GuardedSocket | None:
         """The guard around a socket that may come in; None when the client was told why it may not."""
-        connect = await receive()
         try:
             visitor, conn = await self._engine.examine(scope, receive, send)
         except Refused:
             return None
-        return GuardedSocket(self._engine, visitor, conn, mode, connect)
+        return GuardedSocket(self._engine, visitor, conn, mode)
 
     def _following(self, send: Send) -> Send:
         """`send` of a lifespan: the manager starts and stops with the application."""

@@ -37,6 +37,7 @@ from wsmanager.testing import (
     Server,
     connect,
     lifespan,
+    websocket_scope,
 )
 
 pytestmark = pytest.mark.anyio
@@ -362,6 +363,94 @@ async def test_the_token_is_hidden_while_the_server_logs(make_manager: MakeManag
             pass
     assert len(logged) == 2
     assert not any(b"secret" in query for query in logged)
+
+
+async def test_whether_to_wait_for_the_connect_is_the_applications_choice(make_manager: MakeManager) -> None:
+    manager, sent = make_manager(), list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": 4444})
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(event: Any) -> None:
+        sent.append(event["type"])
+
+    async with asyncio.timeout(1):
+        await WebSocketMiddleware(app, manager)(websocket_scope("/"), never, send)
+    assert sent == ["websocket.accept", "websocket.close"]
+
+
+async def test_a_refusal_comes_after_the_connect(make_manager: MakeManager) -> None:
+    manager, met = make_manager(auth=Asking()), list[str]()
+
+    async def receive() -> Any:
+        met.append("connect")
+        return {"type": "websocket.connect"}
+
+    async def send(event: Any) -> None:
+        met.append(event["type"])
+
+    await WebSocketMiddleware(refusing, manager)(websocket_scope("/"), receive, send)
+    assert met == ["connect", "websocket.http.response.start", "websocket.http.response.body"]
+
+
+async def reading_early(scope: Any, receive: Any, send: Any) -> None:
+    """An application that reads on one task, from the beginning, and accepts on another. Echoes one frame."""
+
+    async def read() -> Any:
+        await receive()
+        return await receive()
+
+    async with asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(read())
+        await asyncio.sleep(1)
+        await send({"type": "websocket.accept"})
+        event = await reading
+        if event["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": event["text"]})
+
+
+async def test_nobody_reads_beside_a_receive_that_began_before_the_accept(make_manager: MakeManager) -> None:
+    reading = most = 0
+
+    def counted(app: App) -> App:
+        async def asked(scope: Any, receive: Any, send: Any) -> None:
+            async def receive_counted() -> Any:
+                nonlocal reading, most
+                reading += 1
+                most = max(most, reading)
+                try:
+                    return await receive()
+                finally:
+                    reading -= 1
+
+            await app(scope, receive_counted, send)
+
+        return asked
+
+    async with connect(counted(WebSocketMiddleware(reading_early, make_manager()))) as peer:
+        await asyncio.sleep(65)
+        await peer.send_text("first")
+        assert await peer.receive() == "first"
+    assert most == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_connect_that_is_received_after_the_accept_is_no_frame(
+    make_manager: MakeManager, mode: ModeName
+) -> None:
+    met = list[str]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        met.extend([(await receive())["type"], (await receive())["type"]])
+
+    async with connect(WebSocketMiddleware(app, make_manager(), mode)) as peer:
+        await peer.send_text('{"type": "x"}')
+    assert met == ["websocket.connect", "websocket.receive"]
 
 
 # --- paths
