@@ -596,8 +596,9 @@ class Connection:
     def woken(self, since: int = 0) -> Event:
         """What the cancellation of `reader` means: the end of the connection, else it is raised again. The
         task had been cancelled `since` times before, and had not minded."""
-        ended = self.status is ConnectionStatus.CLOSED
-        if not ended or self.reader is None or self.reader.uncancel() > since:
+        task = asyncio.current_task()
+        is_end = self.status is ConnectionStatus.CLOSED and task is self.reader
+        if not is_end or task is None or task.uncancel() > since:
             raise asyncio.CancelledError
         return self.end_event()
 

@@ -186,8 +186,11 @@ class GuardedSocket(Guard):
             await self._engine.turn_away(visitor, refusal)
 
     async def finish(self) -> None:
-        """The application has ended: answer a handshake that it left open because the manager ended it."""
-        if self._visitor is not None:
+        """The application has ended: so shall a close of the manager's that is under way, and a handshake
+        that was left open because the manager had ended it."""
+        if not self.is_direct and self.conn.status is ConnectionStatus.DRAINING:
+            await self.conn.close()
+        elif self._visitor is not None:
             try:
                 self._engine.refuse_if_closed(self.conn)
             except Refused as refusal:

@@ -65,27 +65,36 @@ class WebSocketMiddleware:
         mode = self._mode_of(scope)
         if mode is None:
             if scope["type"] == "lifespan":
-                send = self._following(send)
+                receive, send = self._following(receive, send)
             await self.app(scope, receive, send)
             return
         socket = await self._meet(mode, scope, receive, send)
         if socket is None:
             return
         try:
-            await self.app(scope, socket.receive, socket.send)
+            try:
+                await self.app(scope, socket.receive, socket.send)
+            except Exception:
+                await socket.finish()
+                raise
             await socket.finish()
         except BaseException:
             self._engine.hooks.farewell_soon(socket.conn)
             raise
         finally:
             socket.conn.ended()
-        await self._engine.hooks.farewell(socket.conn)
+        self._engine.hooks.farewell_soon(socket.conn)  # the server closes when this returns
 
     def _mode_of(self, scope: Scope) -> Mode | None:
         """How to guard; None for what is no socket, or guarded already, or to be left alone."""
-        if scope["type"] != "websocket" or guarded(scope, self._engine) is not None:
+        if scope["type"] != "websocket":
             return None
-        return self._strictest(_paths_of(scope))
+        mode, outer = self._strictest(_paths_of(scope)), guarded(scope, self._engine)
+        if outer is None:
+            return mode
+        if mode is not None and mode.strictness > outer.mode.strictness:
+            outer.mode = mode
+        return None
 
     def _strictest(self, paths: set[str]) -> Mode | None:
         modes = [mode for mode in map(self._mode_at, paths) if mode is not None]
@@ -105,17 +114,22 @@ class WebSocketMiddleware:
             return None
         return GuardedSocket(self._engine, visitor, conn, mode)
 
-    def _following(self, send: Send) -> Send:
-        """`send` of a lifespan: the manager starts and stops with the application."""
+    def _following(self, receive: Receive, send: Send) -> tuple[Receive, Send]:
+        """The lifespan's own: the manager starts once the application has, and ends before it does, whose
+        hooks may need what it holds."""
+
+        async def receive_lifespan() -> Event:
+            event = await receive()
+            if event["type"] == "lifespan.shutdown":
+                await self._engine.aclose()
+            return event
 
         async def send_lifespan(event: Event) -> None:
             if event["type"] == "lifespan.startup.complete":
                 self._engine.start()
-            elif event["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
-                await self._engine.aclose()
             await send(event)
 
-        return send_lifespan
+        return receive_lifespan, send_lifespan
 
 
 def _modes(engine: Engine, on_violation: OnViolation | None) -> dict[str, Mode]:
@@ -140,4 +154,6 @@ def _paths_of(scope: Scope) -> set[str]:
     root: str = scope.get("root_path") or ""
     mounted = root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/")
     path = path[len(root) :] if mounted else path
+    if not path.startswith("/"):  # a request may name the whole URL
+        path = "/" + path.partition("://")[2].partition("/")[2]
     return {path, _SLASHES.sub("/", path).rstrip("\n")}

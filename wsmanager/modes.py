@@ -131,6 +131,8 @@ class _ForeignMode:
             if message is None:
                 return False
             conn.push(Outgoing(message, typed=False).for_codec(conn.codec))
+        except Disconnect as end:
+            conn.close_soon(end.code, end.reason)
         except Exception as error:
             log_event(logging.ERROR, "on_violation.failed", error=error, connection=conn.id)
             return False

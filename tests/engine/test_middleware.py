@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal
 
 import anyio
@@ -473,6 +473,7 @@ async def test_a_connect_that_is_received_after_the_accept_is_no_frame(
         ("//left/alone", "opaque"),
         ("/chat\n", "json"),
         ("/left\n", "opaque"),
+        ("ws://host/chat", "json"),
     ],
 )
 async def test_the_longest_prefix_wins(make_manager: MakeManager, path: str, mode: str | None) -> None:
@@ -903,6 +904,78 @@ async def test_a_client_chooses_no_rule_of_the_validators_by_naming_a_type(make_
         assert await peer.wait_closed(1) == (4501, "forbidden_pattern")
 
 
+@pytest.mark.parametrize("server", SERVERS, ids=["uvicorn", "hypercorn", "granian", "daphne"])
+async def test_a_close_of_the_managers_goes_out_though_the_application_ends_over_it(
+    make_manager: MakeManager, server: Server
+) -> None:
+    manager = make_manager()
+
+    async def ticking(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while True:
+            await send({"type": "websocket.send", "text": "tick"})
+            await asyncio.sleep(0.1)
+
+    async with connect(WebSocketMiddleware(ticking, manager, "json"), server=server, window=20) as peer:
+        await asyncio.sleep(1)
+        peer.stall()
+        await asyncio.sleep(1)
+        (conn,) = manager.connections()
+        conn.close_soon(4503, "kicked")
+        await asyncio.sleep(1)
+        peer.resume()
+        code, reason = await peer.wait_closed(1)
+        assert (code, reason) == (4503, "kicked" if server.close_reason else "")
+        assert isinstance(peer.app_error, OSError | None)
+
+
+async def test_hooks_do_not_hold_up_the_clients_end(make_manager: MakeManager) -> None:
+    manager, diary = make_manager(), list[str]()
+
+    @manager.on_disconnect
+    async def slow(conn: Connection) -> None:
+        await asyncio.sleep(20)
+        diary.append("gone")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+
+    async with connect(WebSocketMiddleware(app, manager)) as peer:
+        await peer.wait_closed(1)
+    await asyncio.sleep(21)
+    assert diary == ["gone"]
+
+
+async def test_sockets_are_closed_before_the_application_shuts_down(make_manager: MakeManager) -> None:
+    manager, diary = make_manager(), list[str]()
+    manager.on_disconnect(lambda conn: diary.append("gone"))
+
+    @asynccontextmanager
+    async def life(app: object) -> AsyncGenerator[None]:
+        yield
+        diary.append("database closed")
+
+    app = WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/", until_the_end)], lifespan=life), manager)
+    async with lifespan(app):
+        late = connect(app)
+        peer = await late.__aenter__()
+    await peer.wait_closed(1)
+    await late.__aexit__(None, None, None)
+    assert diary == ["gone", "database closed"]
+
+
+async def test_on_violation_may_end_the_connection(make_manager: MakeManager) -> None:
+    def on_violation(conn: Connection, error: ReplyError) -> Any:
+        raise Disconnect(4321, "enough")
+
+    guarded = WebSocketMiddleware(Echo(), make_manager(), "json", on_violation=on_violation)
+    async with connect(guarded) as peer:
+        await peer.send_text("{")
+        assert await peer.wait_closed(1) == (4321, "enough")
+
+
 async def test_after_a_close_by_the_manager_the_application_may_do_what_it_likes(
     make_manager: MakeManager,
 ) -> None:
@@ -1015,14 +1088,17 @@ async def test_a_cancelled_application_leaves_nothing(make_manager: MakeManager)
 # --- more than one
 
 
-async def test_a_guard_inside_a_guard_of_the_same_manager_steps_aside(make_manager: MakeManager) -> None:
-    manager = make_manager()
-    echo = Echo()
-    app = WebSocketMiddleware(WebSocketMiddleware(echo, manager, "envelope"), manager, "json")
+@pytest.mark.parametrize(("outer", "inner"), [("opaque", "envelope"), ("envelope", "opaque")])
+async def test_of_a_guard_inside_a_guard_of_the_same_manager_the_stricter_counts(
+    make_manager: MakeManager, outer: ModeName, inner: ModeName
+) -> None:
+    manager, echo = make_manager(), Echo()
+    app = WebSocketMiddleware(WebSocketMiddleware(echo, manager, inner), manager, outer)
     async with connect(app) as peer:
         assert len(manager.connections()) == 1
-        await peer.send_text('{"type": "ping"}')
-        assert await peer.receive() == '{"type": "ping"}'
+        await peer.send_json({"type": "ping"})
+        assert (await peer.receive_json())["type"] == "pong"
+    assert echo.heard == []
 
 
 async def test_two_managers_may_guard_the_same_socket(make_manager: MakeManager) -> None:
