@@ -155,14 +155,8 @@ class Congestion:
     async def _drain(self) -> None:
         self._begun = True
         try:
-            while True:
-                if self._rest is not None:
-                    await self._rest
-                    self._rest = None
-                event = self._next()
-                if event is None:
-                    break
-                self._rest = self._conn.write(event)
+            while await self._hand_over():
+                pass
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise
@@ -175,11 +169,35 @@ class Congestion:
             self._tell_room()
             self._conn.caught_up(self)
 
+    async def _hand_over(self) -> bool:
+        """Give the server one more, once it has what is in hand; False at the end."""
+        try:
+            if self._rest is not None:
+                await self._rest
+                self._rest = None
+            event = self._next()
+            if event is not None:
+                self._rest = self._conn.write(event)
+        except Exception as error:
+            if isinstance(error, OSError) or not self._refused(error):
+                raise
+            return True
+        return event is not None
+
+    def _refused(self, error: Exception) -> bool:
+        """The server does not want what is in hand, and the peer is still there: where that is an event of
+        the application's own, its sender is told, and the rest goes on."""
+        refused = self._in_hand
+        if refused is None or not isinstance(refused.outgoing, AppEvent):
+            return False
+        self._in_hand = self._rest = None
+        refused.outgoing.fail(error)
+        return True
+
     def _next(self) -> Event | None:
         """The server took what was in hand: what goes next; None at the end."""
-        taken = self._in_hand
+        taken, self._in_hand = self._in_hand, self._take()
         if taken is not None:
-            self._in_hand = self._take()
             self._taken(taken)
             if self._in_hand is None:
                 self._in_hand = self._take()  # what the host had kept for it until now

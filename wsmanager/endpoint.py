@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
 from .errors import Refused
@@ -28,7 +28,8 @@ class Endpoint:
         self._engine = engine
         self._pipeline = pipeline
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # Any: each framework has its own types for these, which fit no other's.
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "websocket":
             await self._answer_other(scope, receive, send)
             return

@@ -631,6 +631,32 @@ async def test_the_applications_own_send_waits_for_a_slow_peer(make_manager: Mak
         assert len(sent) == 9
 
 
+@pytest.mark.parametrize("server", SERVERS, ids=["uvicorn", "hypercorn", "granian", "daphne"])
+@pytest.mark.parametrize("window", [100, 65_536])
+async def test_a_send_that_the_server_refuses_harms_nothing_else(
+    make_manager: MakeManager, server: Server, window: int
+) -> None:
+    manager, met = make_manager(), list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "1" * 200})
+        with pytest.raises(UnicodeEncodeError):
+            await send({"type": "websocket.send", "text": "\ud800"})
+        await send({"type": "websocket.send", "text": "after"})
+        met.append(await manager.broadcast({"n": 1}))
+        await receive()
+
+    async with connect(
+        WebSocketMiddleware(app, manager, "json"), window=window, stalled=True, server=server
+    ) as peer:
+        await asyncio.sleep(1)
+        peer.resume()
+        assert [await peer.receive() for _ in range(3)] == ["1" * 200, "after", '{"n":1}']
+        assert met[0].delivered
+
+
 # --- the end
 
 
