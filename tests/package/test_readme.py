@@ -9,11 +9,22 @@ from typing import Any
 
 import pytest
 
+from tests.matrix import MATRICES, fill
 from wsmanager import MessagePriority
 from wsmanager.config import settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+
+
+def tables() -> dict[str, str]:
+    """What is written by a program, by the name that marks its place."""
+    fill()
+    return {"settings": settings_table(), **{name: str(matrix) for name, matrix in MATRICES.items()}}
+
+
+def place_of(name: str) -> str:
+    return rf"(?<=<!-- {name} -->\n).*?(?=\n<!-- /{name} -->)"
 
 
 def settings_table() -> str:
@@ -26,9 +37,11 @@ def _shown(value: Any) -> str:
     return "none" if value is None else json.dumps(value).strip('"')
 
 
-def test_the_settings_table_is_the_configuration_itself() -> None:
-    shown = README.partition("<!-- settings -->\n")[2].partition("\n<!-- /settings -->")[0]
-    assert shown == settings_table(), "run: python -m tests.package.test_readme"
+@pytest.mark.parametrize("name", tables())
+def test_a_table_says_what_the_code_says(name: str) -> None:
+    shown = re.search(place_of(name), README, re.DOTALL)
+    assert shown is not None
+    assert shown[0] == tables()[name], "run: python -m tests.package.test_readme"
 
 
 def test_every_relative_link_leads_somewhere() -> None:
@@ -42,7 +55,7 @@ def test_the_priorities_are_named(name: str) -> None:
 
 
 if __name__ == "__main__":
-    head, _, rest = README.partition("<!-- settings -->\n")
-    tail = rest.partition("<!-- /settings -->")[2]
-    text = f"{head}<!-- settings -->\n{settings_table()}\n<!-- /settings -->{tail}"
+    text = README
+    for name, table in tables().items():
+        text = re.sub(place_of(name), table.replace("\\", r"\\"), text, flags=re.DOTALL)
     (ROOT / "README.md").write_text(text)
