@@ -131,7 +131,15 @@ class WebSocketConfig(_Validated, frozen=True, kw_only=True):
     ] = 10.0
     slow_timeout: Annotated[float, Meta(description="Time without progress before 4008.", gt=0)] = 30.0
     close_timeout: Annotated[float, Meta(description="Time to flush what waits before a close.", gt=0)] = 5.0
-    drain_timeout: Annotated[float, Meta(description="Time for all connections to close.", gt=0)] = 20.0
+    drain_timeout: Annotated[
+        float, Meta(description="Time for all connections to close and all handlers to end.", gt=0)
+    ] = 20.0
+    drain_on_sigterm: Annotated[
+        bool, Meta(description="Whether a SIGTERM drains before the server acts on it.")
+    ] = True
+    reconnect_rate: Annotated[float, Meta(description="Clients a second that a drain asks back.", gt=0)] = (
+        500.0
+    )
     breaker_failures: Annotated[
         int, Meta(description="Send timeouts in a row that open a breaker.", ge=1)
     ] = 5

@@ -8,18 +8,16 @@ no queue, no lock. *Congested*: the first frame that the server does not take at
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .breaker import CircuitBreaker
+from .closing import Goodbye, finish_app_close, finish_close, log_send_failure
 from .codecs import OPAQUE
 from .config import Tier, WebSocketConfig
 from .congestion import AppEvent, Congestion
-from .errors import CloseCode, ConnectionClosed, EncodeError, require_close_code, should_reconnect
+from .errors import CloseCode, ConnectionClosed, require_close_code
 from .health import ConnectionHealthMonitor
-from .logs import log_event
 from .messages import (
     ConnectionStatus,
     Delivery,
@@ -29,13 +27,13 @@ from .messages import (
     MessagePriority,
     OutboundMessage,
     Pushed,
-    SystemType,
     Tenant,
     UserKey,
 )
 from .outbound import OWN, Outgoing, Prepared, prepare_own
 from .protocols import Claims, Codec, MessageQueue
 from .transport import Event, Receive, Send, discard, transport_for
+from .wire import Wire, server_of, wire_of
 
 if TYPE_CHECKING:
     from .inbound import ReadAhead
@@ -81,6 +79,9 @@ class Host(Protocol):
 
     def leave_indexes(self, conn: Connection, status: ConnectionStatus) -> None:
         """Make `conn` unreachable and give it `status`."""
+
+    def cannot_abort(self, conn: Connection) -> None:
+        """`conn` takes no close, and nothing here can end it."""
 
     def run_errand(self, errand: Any, name: str) -> asyncio.Task[Any] | None:
         """Run `errand` in a task of its own; None when too many run already."""
@@ -369,7 +370,7 @@ class Connection:
 
     def peer_failed(self, error: BaseException) -> None:
         """The server refused a frame: the peer is gone."""
-        _log_send_failure(self, error)
+        log_send_failure(self, error)
         self._left(_LOST)
 
     def weigh(self) -> None:
@@ -467,24 +468,32 @@ class Connection:
         and the first code stands. Raises `ConfigurationError` for a code that no close frame may carry."""
         congestion = self._congestion
         if self._begin_close(code, reason):
-            await self._finish_close(congestion)
+            await finish_close(self, congestion, Goodbye(code, _fitting(reason)))
         elif self._ending is not None:
             await asyncio.wait({self._ending})
 
     def close_soon(self, code: int, reason: str, *, flush: bool = True) -> None:
         """Decide the close now and carry it out in the background. Without `flush`, what waits is given
         up at once."""
+        self._close_soon(code, reason, Goodbye(code, _fitting(reason)), flush=flush)
+
+    def send_away(self, after_ms: int) -> None:
+        """Close for a restart of the server, in the background. A client that is spoken to is told when to
+        come back."""
+        self._close_soon(CloseCode.RESTART, "shutdown", Goodbye(CloseCode.SHUTDOWN, "shutdown", after_ms))
+
+    def _close_soon(self, code: int, reason: str, goodbye: Goodbye, *, flush: bool = True) -> None:
         congestion = self._congestion
         if not self._begin_close(code, reason):
             return
         if not flush:
             self._abandon()
-        if self._host.run_errand(self._finish_close(congestion), "close") is None:
+        if self._host.run_errand(finish_close(self, congestion, goodbye), "close") is None:
             self.ended()
 
     async def send_close(self, event: Event) -> None:
         """The close of an application that knows nothing of the manager: what waits goes out first, then
-        exactly this. A peer that takes neither within the time for that is given up. Raises what the server
+        exactly this. A peer that takes neither within the time for that is cut off. Raises what the server
         says to it."""
         congestion, self._impaired = self._congestion, True
         self.closing = (event.get("code", CloseCode.NORMAL), event.get("reason") or "")
@@ -494,18 +503,7 @@ class Connection:
         self.reader = None
         if self.ahead is not None:
             self.ahead.keep()
-        limit = asyncio.timeout(self._host.config.close_timeout)
-        try:
-            async with limit:
-                if congestion is not None:
-                    await congestion.drained()
-                await self._send(event)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            log_event(logging.WARNING, "close.timeout", connection=self.id)
-        finally:
-            self.ended()
+        await finish_app_close(self, congestion, event)
 
     def _begin_close(self, code: int, reason: str) -> bool:
         if self.status in (ConnectionStatus.DRAINING, ConnectionStatus.CLOSED):
@@ -519,28 +517,6 @@ class Connection:
         self._impaired = True
         self._host.leave_indexes(self, ConnectionStatus.DRAINING)
         return True
-
-    async def _finish_close(self, congestion: Congestion | None) -> None:
-        try:
-            async with asyncio.timeout(self._host.config.close_timeout):
-                if congestion is not None:
-                    await congestion.drained()
-                if self.status is ConnectionStatus.DRAINING:
-                    await self._say_goodbye()
-        except TimeoutError:
-            log_event(logging.WARNING, "close.timeout", connection=self.id)
-        except Exception as error:
-            _log_send_failure(self, error)
-        finally:
-            self.ended()
-
-    async def _say_goodbye(self) -> None:
-        code, reason = self.closing or _LOST
-        data = {"code": code, "reason": reason, "reconnect": should_reconnect(code)}
-        if self.is_spoken_to:
-            with suppress(EncodeError):  # a codec of the application's may have no words for it
-                await self._send(prepare_own({"type": SystemType.DISCONNECT, "data": data}, self.codec).event)
-        await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     def peer_left(self, code: int, reason: str) -> None:
         """The peer is gone: unreachable at once, whatever handler still runs."""
@@ -589,6 +565,15 @@ class Connection:
     def host(self) -> Host:
         return self._host
 
+    def wire(self) -> Wire | None:
+        """What lies below ASGI, where it can be found."""
+        return wire_of(self._receive, self._send)
+
+    @property
+    def server(self) -> str:
+        """The name of the server, where it is known."""
+        return server_of(self._receive, self._send)
+
     def receive(self) -> Awaitable[Event]:
         """The server's own receive. Whoever is to be woken from it by a close is the `reader` meanwhile."""
         return self._receive()
@@ -616,9 +601,3 @@ class Connection:
 def _fitting(reason: str) -> str:
     """`reason` as a close frame can carry it: 123 bytes of UTF-8 (RFC 6455, 5.5)."""
     return reason.encode("utf-8", "replace")[:123].decode("utf-8", "ignore")
-
-
-def _log_send_failure(conn: Connection, error: BaseException) -> None:
-    """A peer that went away is no news; anything else a server raises is."""
-    level = logging.DEBUG if isinstance(error, OSError | RuntimeError) else logging.WARNING
-    log_event(level, "send.failed", connection=conn.id, kind=type(error).__name__, error=error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
@@ -14,6 +15,7 @@ from .analytics import MessageAnalytics
 from .codecs import JSONCodec
 from .config import Tier, WebSocketConfig
 from .connection import Connection
+from .drain import Drain
 from .errors import (
     CloseCode,
     ConfigurationError,
@@ -44,10 +46,12 @@ from .rate_limit import AdaptiveRateLimiter
 from .registry import Registry
 from .retention import Retention
 from .routing import Router
+from .running import Runs
 from .sending import Sender
 from .supervision import Supervisor
 from .system import SystemMessages
 from .transport import Receive, Scope, Send
+from .wire import advice_for
 
 __all__ = ["Engine"]
 
@@ -94,8 +98,14 @@ class Engine:
         self.sender = Sender(config, self.registry, analytics, self.retention, clock)
         self.heartbeat = Heartbeat(config, self.registry, clock, sweep=self._sweep)
         self.supervisor = Supervisor()
+        self.runs = Runs(config.handler_timeout, config.close_timeout)
         self.system = SystemMessages(
-            self.registry, authorizer, clock, max_name_length=config.max_name_length, fail=self._fail
+            self.registry,
+            authorizer,
+            clock,
+            self.runs,
+            max_name_length=config.max_name_length,
+            fail=self._fail,
         )
         self.pipeline = Pipeline(
             config,
@@ -110,6 +120,7 @@ class Engine:
             router=self.router,
             analytics=analytics,
             system=self.system.answers,
+            runs=self.runs,
             clock=clock,
         )
         self.hooks = Hooks(self.pipeline, config.handler_timeout)
@@ -122,6 +133,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._shutting_down = False
         self._leaving: set[Connection] = set()
+        self._advised: set[str] = set()
 
     def _fail(self, conn: Connection, error: BaseException, message: Any) -> None:
         self.pipeline.fail(conn, error, message)
@@ -271,7 +283,8 @@ class Engine:
 
     def _refuse_at_the_end(self) -> None:
         if self._shutting_down:
-            raise ShuttingDown("The server is shutting down.", retry_after_ms=1_000)
+            after_ms = 1_000 + random.randrange(1_000)  # noqa: S311 - no secret
+            raise ShuttingDown("The server is shutting down.", retry_after_ms=after_ms)
 
     def require_ready(self) -> None:
         """Raises `Refused` when whoever came now would be sent away."""
@@ -376,26 +389,23 @@ class Engine:
         conn.ended()
         self.hooks.farewell_soon(conn)
 
-    async def aclose(self) -> None:
-        """Close every connection and stop all background work. Whoever comes then is refused."""
+    async def drain(self, *, paced: bool = True) -> None:
+        """Send everyone away; whoever comes then is refused."""
         self.bind()
         self._shutting_down = True
+        await Drain(self, paced=paced).run()
+
+    async def aclose(self) -> None:
+        """Send everyone away, and stop all background work."""
+        self.bind()
         try:
-            async with asyncio.timeout(self.config.drain_timeout):
-                everyone = (*self.registry, *self._leaving)
-                await asyncio.gather(*map(self._send_away, everyone))
-                await self.supervisor.finish_errands()
-        except TimeoutError:
-            log_event(logging.WARNING, "shutdown.timeout", left=self.registry.arrived)
+            await self.drain(paced=False)
         finally:
-            for conn in (*self.registry, *self._leaving):
-                conn.ended()
             await self.supervisor.stop()
 
-    async def _send_away(self, conn: Connection) -> None:
-        await conn.close(*_shutdown_of(conn))
-        if conn.guard is not None:  # else its own task does
-            self.hooks.farewell_soon(conn)
+    def everyone(self) -> tuple[Connection, ...]:
+        """Every connection that is not closed."""
+        return (*self.registry, *self._leaving)
 
     # --- what connections ask for
 
@@ -432,6 +442,13 @@ class Engine:
         known = code in self.closed or (code in _CODES and len(self.closed) < _MAX_CODES)
         self.closed[code if known else 1006] += 1
 
+    def cannot_abort(self, conn: Connection) -> None:
+        server = conn.server
+        if server not in self._advised and len(self._advised) < _MAX_CODES:
+            self._advised.add(server)
+            meaning = f"a peer that reads nothing cannot be cut off here: {advice_for(server)}"
+            log_event(logging.WARNING, "abort.unsupported", server=server, meaning=meaning)
+
     def run_errand(self, errand: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any] | None:
         return self.supervisor.run_errand(errand, name)
 
@@ -445,11 +462,6 @@ class Engine:
         expired = self.retention.offline.cleanup_expired(now=now)
         if expired:
             self.retention.drops["offline_expired"] += expired
-
-
-def _shutdown_of(conn: Connection) -> tuple[CloseCode, str]:
-    """Clients that know nothing of the manager know the code for a restart."""
-    return (CloseCode.SHUTDOWN if conn.is_spoken_to else CloseCode.RESTART), "shutdown"
 
 
 def _max_connections(tier: Tier | None) -> int | None:

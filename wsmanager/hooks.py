@@ -40,7 +40,7 @@ class Hooks:
             if conn.status is not ConnectionStatus.OPEN:
                 return False
             try:
-                await self._pipeline.watch(conn, self._call(hook, conn))
+                await self._pipeline.watch(conn, self._pipeline.runs.run(self._call(hook, conn)))
             except Exception as error:
                 answer = to_client(error)
                 if isinstance(answer, Disconnect):

@@ -358,6 +358,15 @@ class ConnectionManager:
 
     # --- life
 
+    async def drain(self) -> None:
+        """Send everyone away before the server does: from now on sockets are refused; each client is told
+        its own moment to come back, and closed with 1012 once what waits for it went out. Returns when the
+        last handler has ended, or after ``drain_timeout``, with what is left stopped.
+
+        Call it before the server is told to end, where the server's own end gives no time for that.
+        """
+        await self._engine.drain()
+
     async def aclose(self) -> None:
         """Close every connection with a reconnect code and stop all background work.
 

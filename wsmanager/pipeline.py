@@ -7,7 +7,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from anyio import CapacityLimiter
 
@@ -37,12 +37,12 @@ from .messages import ConnectionStatus, Frame, InboundMessage, SystemType
 from .outbound import size_of
 from .protocols import Clock, MessageValidator, RateLimiter
 from .routing import Route, Router
+from .running import Running, Runs
 from .supervision import cancellations, is_being_cancelled, take_back_cancellations
-from .transport import Event, Resumed, frame_of
+from .transport import Event, frame_of
 
-__all__ = ["Pipeline", "Work", "in_time"]
+__all__ = ["Pipeline", "Work"]
 
-T = TypeVar("T")
 # Replies that say that the client did wrong; any other is a handler's ordinary answer.
 _FAULTS = (InvalidMessage, InvalidName, Forbidden, RateLimited, RoomLimitReached)
 
@@ -89,6 +89,7 @@ class Pipeline:
         router: Router,
         analytics: MessageAnalytics,
         system: dict[str, SystemAnswer],
+        runs: Runs,
         clock: Clock,
     ) -> None:
         self._config = config
@@ -102,6 +103,7 @@ class Pipeline:
         self._system = system
         self._clock = clock
         self._threads: CapacityLimiter | None = None
+        self.runs = runs
 
     # --- in: synchronous, one call a stage
 
@@ -241,7 +243,7 @@ class Pipeline:
         started = self._clock()
         if not route.direct:
             coroutine = call(route, conn, message, data, self.threads())
-            return self._see_through(conn, work, self.watch(conn, coroutine), started)
+            return self._see_through(conn, work, self.watch(conn, self.runs.run(coroutine)), started)
         try:
             coroutine = route.handler(conn, data) if route.takes_data else route.handler(conn)
             waits_for = coroutine.send(None)
@@ -250,7 +252,7 @@ class Pipeline:
         except (Exception, asyncio.CancelledError) as error:
             self._fail_unless_cancelled(conn, error, work, cancellations())
         else:
-            rest = self.watch(conn, Resumed(coroutine, waits_for))
+            rest = self.watch(conn, Running(self.runs, coroutine, waits_for))
             return self._see_through(conn, work, rest, started)
         return None
 
@@ -274,8 +276,7 @@ class Pipeline:
             coroutine = route.handler(conn, data) if route.takes_data else route.handler(conn)
         else:
             coroutine = call(route, conn, message, data, self.threads())
-        rest = in_time(coroutine, self._config.handler_timeout)
-        await self._see_through(conn, work, rest, self._clock())
+        await self._see_through(conn, work, self.runs.run(coroutine), self._clock())
 
     async def _see_through(self, conn: Connection, work: Work, rest: Awaitable[Any], started: float) -> None:
         """Await a handler; whatever it raises is answered here."""
@@ -319,14 +320,13 @@ class Pipeline:
         """Forget what belongs to an event loop."""
         self._threads = None
 
-    async def watch(self, conn: Connection, rest: Awaitable[Any]) -> Any:
-        """Await code of the application in the connection's own task, under the handler's clock, while
-        somebody else reads."""
+    async def watch(self, conn: Connection, running: Running) -> Any:
+        """Await code of the application in the connection's own task, while somebody else reads."""
         if conn.reader is None and conn.status is not ConnectionStatus.CLOSED:
             if conn.ahead is None:
                 conn.ahead = ReadAhead(conn, self._reader(conn) if conn.guard is None else conn.guard.admit)
             conn.ahead.start_soon()
-        return await in_time(rest, self._config.handler_timeout)
+        return await running
 
     def _reader(self, conn: Connection) -> Callable[[Event], Item | None]:
         """What a second reader of `conn` does with an event."""
@@ -403,18 +403,6 @@ def _done_beside(conn: Connection, beside: set[asyncio.Task[Any]], task: asyncio
     beside.discard(task)
     if not beside:
         conn.beside = None
-
-
-async def in_time(rest: Awaitable[T], seconds: float | None) -> T:
-    """What `rest` gives. Raises `HandlerTimeout`, once that takes too long."""
-    deadline = asyncio.timeout(seconds)
-    try:
-        async with deadline:
-            return await rest
-    except TimeoutError:
-        if not deadline.expired():
-            raise
-        raise HandlerTimeout("The server took too long over this message.") from None
 
 
 def error_message(error: ReplyError, message: InboundMessage | None) -> dict[str, Any]:

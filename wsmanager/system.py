@@ -12,9 +12,9 @@ from .connection import Connection
 from .errors import Forbidden, InvalidPayload
 from .messages import ConnectionStatus, InboundMessage, SystemType
 from .names import require_name
-from .pipeline import in_time
 from .protocols import Authorizer, Clock
 from .registry import Registry
+from .running import Runs
 from .supervision import is_being_cancelled
 
 __all__ = ["SystemMessages"]
@@ -30,6 +30,7 @@ class SystemMessages:
         registry: Registry[Connection],
         authorizer: Authorizer | None,
         clock: Clock,
+        runs: Runs,
         *,
         max_name_length: int,
         fail: Callable[[Connection, BaseException, InboundMessage], None],
@@ -37,6 +38,7 @@ class SystemMessages:
         self._registry = registry
         self._authorizer = authorizer
         self._clock = clock
+        self._runs = runs
         self._max_name_length = max_name_length
         self._fail = fail
         self._pending: dict[Connection, asyncio.Task[Any]] = {}
@@ -107,14 +109,14 @@ class SystemMessages:
         self,
         conn: Connection,
         message: InboundMessage,
-        allowed: bool | Awaitable[bool],
+        allowed: Any,
         finish: _Finish,
         before: asyncio.Task[Any] | None,
     ) -> None:
         try:
             try:
                 if inspect.isawaitable(allowed):
-                    allowed = await in_time(allowed, conn.host.config.handler_timeout)
+                    allowed = await self._runs.run(allowed)
             finally:
                 if before is not None:
                     await asyncio.wait({before})

@@ -74,7 +74,7 @@ class Resumed:
                 raise
             except BaseException as error:
                 try:
-                    waits_for = step.throw(error)
+                    waits_for = self._throw(error)
                 except StopIteration as end:
                     return end.value
             else:
@@ -82,6 +82,9 @@ class Resumed:
                     waits_for = step.send(sent)
                 except StopIteration as end:
                     return end.value
+
+    def _throw(self, error: BaseException) -> Any:
+        return self._coroutine.throw(error)
 
     def close(self) -> None:
         """End the coroutine where it stands."""

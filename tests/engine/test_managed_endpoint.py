@@ -87,7 +87,7 @@ async def test_the_end_of_the_lifespan_closes_everything(make_manager: MakeManag
         async with lifespan(manager.endpoint):
             pass
         for peer in (first, second):
-            assert await peer.wait_closed() == (4001, "shutdown")
+            assert await peer.wait_closed() == (1012, "shutdown")
             assert (await peer.receive_json())["data"]["reconnect"] is True
         assert diary == ["bob", "handled", "alice"]  # the shutdown waited for them
 

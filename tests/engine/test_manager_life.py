@@ -131,7 +131,7 @@ async def test_the_end_closes_everybody_with_an_invitation_to_come_back(
         async with way(manager):
             peers = [await stack.enter_async_context(connect(manager.endpoint)) for _ in range(3)]
         for peer in peers:
-            assert await peer.wait_closed(1) == (4001, "shutdown")
+            assert await peer.wait_closed(1) == (1012, "shutdown")
             assert (await peer.receive_json())["data"]["reconnect"] is True
         assert_empty(manager)
     assert diary == ["gone"] * 3
@@ -179,7 +179,7 @@ async def test_who_comes_while_the_others_are_seen_out_is_refused(make_manager: 
         assert await refused_with(manager) == "shutting_down"
         peer.resume()
         await ending
-        assert (await peer.wait_closed(1))[0] == 4001
+        assert (await peer.wait_closed(1))[0] == 1012
 
 
 class Waits(ByQuery):
@@ -349,7 +349,7 @@ async def test_a_handler_may_end_the_manager(make_manager: MakeManager) -> None:
         async with manager, connect(manager.endpoint) as peer, connect(manager.endpoint) as other:
             await peer.send_json({"type": kind})
             for one in (peer, other):
-                assert (await one.wait_closed(1))[0] == 4001
+                assert (await one.wait_closed(1))[0] == 1012
             await asyncio.sleep(25)  # a farewell waits for the very handler that waits for it
             assert_empty(manager)
 

@@ -660,16 +660,14 @@ async def test_a_send_that_the_server_refuses_harms_nothing_else(
 # --- the end
 
 
-@pytest.mark.parametrize(("mode", "code"), [("opaque", 1012), ("json", 1012), ("envelope", 4001)], ids=MODES)
-async def test_a_drain_closes_every_socket_in_its_own_way(
-    make_manager: MakeManager, mode: ModeName, code: int
-) -> None:
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_drain_closes_every_socket_in_its_own_way(make_manager: MakeManager, mode: ModeName) -> None:
     manager, echo = make_manager(), Echo()
     async with connect(WebSocketMiddleware(echo, manager, mode)) as peer:
         await manager.aclose()
-        assert await peer.wait_closed(1) == (code, "shutdown")
+        assert await peer.wait_closed(1) == (1012, "shutdown")
         assert len(peer.frames) == (mode == "envelope")
-    assert echo.end == {"type": "websocket.disconnect", "code": code, "reason": "shutdown"}
+    assert echo.end == {"type": "websocket.disconnect", "code": 1012, "reason": "shutdown"}
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=["uvicorn", "hypercorn", "granian", "daphne"])

@@ -18,9 +18,9 @@ WebSocketConfig WebSocketMiddleware WeightedHealthScorer WrongEventLoop
 """
 
 METHODS = """
-aclose analytics broadcast config connect connection_of connections disconnect dispatch endpoint get_analytics
-get_connection get_connection_health join_session leave_session lifespan on on_connect on_disconnect
-send_personal_message send_to_connection send_to_session
+aclose analytics broadcast config connect connection_of connections disconnect dispatch drain endpoint
+get_analytics get_connection get_connection_health join_session leave_session lifespan on on_connect
+on_disconnect send_personal_message send_to_connection send_to_session
 """
 
 CONNECTION = """

@@ -1,0 +1,108 @@
+"""How a connection ends that the server closes: what waits goes out, the client is told, and a peer that does
+not take it in time is cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from .errors import CloseCode, EncodeError, should_reconnect
+from .logs import log_event
+from .messages import ConnectionStatus, SystemType
+from .outbound import prepare_own
+from .transport import Event
+
+if TYPE_CHECKING:
+    from .congestion import Congestion
+    from .connection import Connection
+
+__all__ = ["Goodbye", "cut_off", "finish_app_close", "finish_close", "log_send_failure"]
+
+_LOOK_AGAIN: Final = 0.05
+
+
+class Goodbye(msgspec.Struct, frozen=True, gc=False):
+    """What a client is told before the close frame."""
+
+    code: int
+    reason: str = ""
+    after_ms: int | None = None
+    """When to come back."""
+
+    def message(self) -> dict[str, Any]:
+        data = {"code": int(self.code), "reason": self.reason, "reconnect": should_reconnect(self.code)}
+        if self.after_ms is not None:
+            data["after_ms"] = self.after_ms
+        return {"type": SystemType.DISCONNECT, "data": data}
+
+
+async def finish_close(conn: Connection, congestion: Congestion | None, goodbye: Goodbye) -> None:
+    """Carry out a close that was decided."""
+    try:
+        async with asyncio.timeout(conn.host.config.close_timeout):
+            if congestion is not None:
+                await congestion.drained()
+            if conn.status is ConnectionStatus.DRAINING:
+                await _say(conn, goodbye)
+                await _written(conn)
+    except TimeoutError:
+        log_event(logging.WARNING, "close.timeout", connection=conn.id)
+        cut_off(conn)
+    except Exception as error:
+        log_send_failure(conn, error)
+    finally:
+        conn.ended()
+
+
+async def finish_app_close(conn: Connection, congestion: Congestion | None, event: Event) -> None:
+    """Carry out the close of an application that closes by itself: exactly its event is sent. Raises what
+    the server says to it."""
+    limit = asyncio.timeout(conn.host.config.close_timeout)
+    try:
+        async with limit:
+            if congestion is not None:
+                await congestion.drained()
+            await conn.send_raw(event)
+            await _written(conn)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        log_event(logging.WARNING, "close.timeout", connection=conn.id)
+        cut_off(conn)
+    finally:
+        conn.ended()
+
+
+async def _say(conn: Connection, goodbye: Goodbye) -> None:
+    code, reason = conn.closing or (CloseCode.NORMAL, "")
+    if conn.is_spoken_to:
+        with suppress(EncodeError):  # a codec of the application's may have no words for it
+            await conn.send_raw(prepare_own(goodbye.message(), conn.codec).event)
+    await conn.send_raw({"type": "websocket.close", "code": code, "reason": reason})
+
+
+async def _written(conn: Connection) -> None:
+    """Wait until the server has written everything: it may take more than the network does, and then waits
+    for the peer as long as that likes."""
+    wire = conn.wire()
+    while wire is not None and wire.get_write_buffer_size():  # noqa: ASYNC110 - a transport has no such event
+        await asyncio.sleep(_LOOK_AGAIN)
+
+
+def cut_off(conn: Connection) -> None:
+    """End the connection below ASGI, where that can be done."""
+    wire = conn.wire()
+    if wire is None:
+        conn.host.cannot_abort(conn)
+    else:
+        wire.abort()
+
+
+def log_send_failure(conn: Connection, error: BaseException) -> None:
+    """A peer that went away is no news; anything else a server raises is."""
+    level = logging.DEBUG if isinstance(error, OSError | RuntimeError) else logging.WARNING
+    log_event(level, "send.failed", connection=conn.id, kind=type(error).__name__, error=error)

@@ -1,0 +1,103 @@
+"""What lies below ASGI: how much of what the server took is still to be written, and the end without a word.
+
+ASGI can neither ask nor abort, and a close waits like any frame behind what a peer does not read. So the
+socket's transport is looked for in the server's own ``receive`` and ``send``, where the server is known
+to keep it there; found it is not on every server.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Generator
+from typing import Any, Final, Protocol, cast
+
+__all__ = ["Wire", "advice_for", "server_of", "wire_of"]
+
+_STEPS: Final = 32
+# Hypercorn keeps it behind the stream, the connection and the task of the socket; with HTTP/2 it carries
+# other streams, too, which an abort would take along.
+_SHARED: Final = ("H2Protocol", "H3Protocol")
+# What each server has against peers that vanish or stall, where it can be told to end them by itself.
+_FLAGS: Final = {
+    "uvicorn": "--ws-ping-interval and --ws-ping-timeout",
+    "hypercorn": "--websocket-ping-interval",
+    "granian": None,
+    "daphne": "--ping-interval and --ping-timeout",
+}
+
+
+class Wire(Protocol):
+    """An asyncio transport, as far as it is needed."""
+
+    def get_write_buffer_size(self) -> int: ...
+    def abort(self) -> None: ...
+
+
+class _Twisted:
+    """The same of Twisted's transports, which do not tell what they hold."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def abort(self) -> None:
+        self._transport.abortConnection()
+
+
+def wire_of(*callables: Any) -> Wire | None:
+    """The transport behind a server's ``receive`` or ``send``, however wrapped; None where none is found."""
+    for thing in _behind(callables):
+        holder = getattr(thing, "writer", thing)
+        transport: Any = getattr(holder, "transport", None)
+        if hasattr(transport, "abort") and hasattr(transport, "get_write_buffer_size"):
+            return cast("Wire", transport)
+        if hasattr(transport, "abortConnection"):
+            return _Twisted(transport)
+    return None
+
+
+def server_of(*callables: Any) -> str:
+    """The top module of the server that `receive` or `send` belong to; empty where it is not known."""
+    for thing in _behind(callables):
+        return _module_of(thing)
+    return ""
+
+
+def advice_for(server: str) -> str:
+    """What to do where a server's sockets cannot be aborted from here."""
+    flags = _FLAGS.get(server)
+    return f"set {server}'s {flags}" if flags else "let a proxy in front end stalled connections"
+
+
+def _behind(callables: tuple[Any, ...]) -> Generator[Any]:
+    """The objects of servers that `callables` are made of, nearest first."""
+    found, seen = list(callables), set[int]()
+    while found and len(seen) < _STEPS:
+        thing = found.pop(0)
+        if thing is None or id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, functools.partial):
+            found += [thing.func, *thing.args]
+        elif hasattr(thing, "__self__"):
+            found.append(thing.__self__)
+        elif _module_of(thing) in _FLAGS:
+            if type(thing).__name__ in _SHARED:
+                return
+            yield thing
+            found += [getattr(thing, "send", None)]
+        else:
+            found += [_content(cell) for cell in getattr(thing, "__closure__", None) or ()]
+
+
+def _module_of(thing: Any) -> str:
+    return type(thing).__module__.partition(".")[0]
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None
