@@ -66,6 +66,8 @@ async def finish_app_close(conn: Connection, congestion: Congestion | None, even
         async with limit:
             if congestion is not None:
                 await congestion.drained()
+            if conn.ahead is not None:
+                await conn.ahead.stopped()
             await conn.send_raw(event)
             await _written(conn)
     except TimeoutError:
@@ -82,6 +84,7 @@ async def _say(conn: Connection, goodbye: Goodbye) -> None:
     if conn.is_spoken_to:
         with suppress(EncodeError):  # a codec of the application's may have no words for it
             await conn.send_raw(prepare_own(goodbye.message(), conn.codec).event)
+    await conn.hush()
     await conn.send_raw({"type": "websocket.close", "code": code, "reason": reason})
 
 

@@ -111,6 +111,15 @@ class SocketGuard(Protocol):
         """Read in the application's stead, for it does not."""
 
 
+class _Ending(asyncio.Future[None]):
+    """Done when a close is."""
+
+    is_hushed = False
+    """Whether nobody waits for the server any more."""
+    woken: asyncio.Task[Any] | None = None
+    """Who did until then."""
+
+
 class Connection:
     """One authenticated socket. Made by the manager; handlers get it as their first argument.
 
@@ -198,7 +207,7 @@ class Connection:
         self._transport = transport_for(send)
         self._metadata = metadata
         self._congestion: Congestion | None = None
-        self._ending: asyncio.Future[None] | None = None
+        self._ending: _Ending | None = None
         self._breaker: CircuitBreaker | None = None
         self._faults: tuple[float, int] | None = None
         # Anything but "open, idle and well": the one question of the hot path.
@@ -469,8 +478,8 @@ class Connection:
         congestion = self._congestion
         if self._begin_close(code, reason):
             await finish_close(self, congestion, Goodbye(code, _fitting(reason)))
-        elif self._ending is not None:
-            await asyncio.wait({self._ending})
+        else:
+            await self.finished()
 
     def close_soon(self, code: int, reason: str, *, flush: bool = True) -> None:
         """Decide the close now and carry it out in the background. Without `flush`, what waits is given
@@ -497,7 +506,7 @@ class Connection:
         says to it."""
         congestion, self._impaired = self._congestion, True
         self.closing = (event.get("code", CloseCode.NORMAL), event.get("reason") or "")
-        self._ending = asyncio.get_running_loop().create_future()
+        self._ending = _Ending(loop=asyncio.get_running_loop())
         self._host.leave_indexes(self, ConnectionStatus.DRAINING)
         # The application still receives: the server has a word to say about this end.
         self.reader = None
@@ -513,14 +522,15 @@ class Connection:
         if not is_open:  # its handshake tells the client
             self.ended()
             return False
-        self._ending = asyncio.get_running_loop().create_future()
+        self._ending = _Ending(loop=asyncio.get_running_loop())
         self._impaired = True
         self._host.leave_indexes(self, ConnectionStatus.DRAINING)
         return True
 
     def peer_left(self, code: int, reason: str) -> None:
         """The peer is gone: unreachable at once, whatever handler still runs."""
-        self._left((code, reason))
+        if not self.is_hushed:  # else it is only told of the close that is being sent
+            self._left((code, reason))
 
     def _left(self, closing: tuple[int, str]) -> None:
         if self.closing is None:
@@ -581,11 +591,34 @@ class Connection:
     def woken(self, since: int = 0) -> Event:
         """What the cancellation of `reader` means: the end of the connection, else it is raised again. The
         task had been cancelled `since` times before, and had not minded."""
-        task = asyncio.current_task()
-        is_end = self.status is ConnectionStatus.CLOSED and task is self.reader
+        task, ending = asyncio.current_task(), self._ending
+        is_hushed = ending is not None and ending.woken is task
+        is_end = is_hushed or (self.status is ConnectionStatus.CLOSED and task is self.reader)
         if not is_end or task is None or task.uncancel() > since:
             raise asyncio.CancelledError
         return self.end_event()
+
+    @property
+    def is_hushed(self) -> bool:
+        """Whether a close is being sent, and nobody may wait for the server meanwhile."""
+        return self._ending is not None and self._ending.is_hushed
+
+    async def hush(self) -> None:
+        """Nobody waits for the server any more: granian sends no close while somebody does."""
+        reader, self.reader = self.reader, None
+        if self._ending is not None:
+            self._ending.is_hushed = True
+            self._ending.woken = reader
+        if self.ahead is not None:
+            await self.ahead.stopped()
+        if reader is not None and reader is not asyncio.current_task():
+            reader.cancel()
+            await asyncio.sleep(0)
+
+    async def finished(self) -> None:
+        """Wait for the end of a close that is under way."""
+        if self._ending is not None:
+            await asyncio.wait({self._ending})
 
     def end_event(self) -> Event:
         """What an application is told of an end of ours."""

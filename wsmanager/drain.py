@@ -48,7 +48,7 @@ class Drain:
         try:
             async with asyncio.timeout_at(self._deadline):
                 await self._dismiss(everyone)
-                await self._finish()
+                await self._finish(everyone)
         except TimeoutError:
             log_event(logging.WARNING, "shutdown.timeout", left=engine.registry.arrived)
         finally:
@@ -66,28 +66,25 @@ class Drain:
             if self._paced and conn.status is ConnectionStatus.OPEN and not conn.is_spoken_to:
                 silent.append((moment, conn))
             else:
-                self._send_away(conn, moment)
+                conn.send_away(round(moment * 1000))
             if place % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)
         silent.sort(key=lambda one: one[0])
         room = min(1.0, (self._patience - self._began) / 2 / spread)
         for moment, conn in silent:
             await asyncio.sleep(self._began + moment * room - self._loop.time())
-            self._send_away(conn, moment)
+            conn.send_away(round(moment * 1000))
 
-    def _send_away(self, conn: Connection, moment: float) -> None:
-        conn.send_away(round(moment * 1000))
-        if conn.guard is not None:  # else its own task does
-            self._engine.hooks.farewell_soon(conn)
-
-    async def _finish(self) -> None:
-        """Wait for what is under way, and for handlers as long as there is patience."""
+    async def _finish(self, everyone: Sequence[Connection]) -> None:
+        """Wait for what is under way, for handlers as long as there is patience, and for the farewells."""
         engine, patience = self._engine, self._loop.call_at(self._patience, self._stop_handlers)
         try:
-            while (handlers := engine.runs.others()) or engine.supervisor.busy:
-                if handlers:
+            while True:
+                if handlers := engine.runs.others():
                     await asyncio.wait({running.done for running in handlers})
                 await engine.supervisor.finish_errands()
+                if not engine.runs.others() and not any(map(engine.hooks.farewell_soon, everyone)):
+                    return
         finally:
             patience.cancel()
 

@@ -40,7 +40,7 @@ class Endpoint:
         try:
             greeted = await self._engine.hooks.greet(conn)
             # In this frame and no other, and keeping nothing: every idle socket waits here.
-            while greeted and (conn.status is not ConnectionStatus.CLOSED or conn.ahead is not None):
+            while greeted and (conn.status is ConnectionStatus.OPEN or conn.ahead is not None):
                 if conn.ahead is not None:
                     await self._catch_up(conn)
                     continue
@@ -58,6 +58,7 @@ class Endpoint:
                 if rest is not None:
                     await rest
                 del event, rest
+            await conn.finished()
             if greeted:
                 await self._hear_out(conn, receive)
         except BaseException:

@@ -50,6 +50,7 @@ from .running import Runs
 from .sending import Sender
 from .supervision import Supervisor
 from .system import SystemMessages
+from .termination import drain_first
 from .transport import Receive, Scope, Send
 from .wire import advice_for
 
@@ -134,6 +135,7 @@ class Engine:
         self._shutting_down = False
         self._leaving: set[Connection] = set()
         self._advised: set[str] = set()
+        self._forget_sigterm: Callable[[], None] | None = None
 
     def _fail(self, conn: Connection, error: BaseException, message: Any) -> None:
         self.pipeline.fail(conn, error, message)
@@ -250,11 +252,19 @@ class Engine:
         self._shutting_down = False
         self.supervisor = Supervisor()
         self.pipeline.rebind()
+        self._forget_sigterm = None
 
     def start(self) -> None:
         """Take connections, again if the manager was closed. A first connection does the same."""
         self.bind()
         self._shutting_down = False
+        self._mind_sigterm()
+
+    def _mind_sigterm(self) -> None:
+        """Drain at a SIGTERM, before the server acts on it: it may set its handler late, so that this is
+        tried again until it is there."""
+        if self._forget_sigterm is None and self.config.drain_on_sigterm:
+            self._forget_sigterm = drain_first(self)
 
     async def _register(
         self,
@@ -357,6 +367,7 @@ class Engine:
         if conn.negotiated:
             conn.answer(self._welcome(conn))
         self.sender.appeared(conn)
+        self._mind_sigterm()
         self.supervisor.keep_alive("heartbeat", self.heartbeat.run)
 
     def _welcome(self, conn: Connection) -> dict[str, Any]:
@@ -401,6 +412,9 @@ class Engine:
         try:
             await self.drain(paced=False)
         finally:
+            if self._forget_sigterm is not None:
+                self._forget_sigterm()
+                self._forget_sigterm = None
             await self.supervisor.stop()
 
     def everyone(self) -> tuple[Connection, ...]:

@@ -86,7 +86,8 @@ class Guard:
 
     def _at_hand(self) -> Event | None:
         """What the server need not be asked for."""
-        return self.conn.end_event() if self.conn.status is ConnectionStatus.CLOSED else None
+        conn = self.conn
+        return conn.end_event() if conn.is_hushed or conn.status is ConnectionStatus.CLOSED else None
 
     @property
     def is_ending(self) -> bool:

@@ -48,7 +48,8 @@ class ReadAhead:
     def start(self) -> None:
         """Start reading now."""
         self._start = None
-        if self._task is None and not self.due and self._conn.reader is None:
+        conn = self._conn
+        if self._task is None and not self.due and conn.reader is None and not conn.is_hushed:
             self._task = asyncio.create_task(self._read(), name="wsmanager.read_ahead")
 
     async def _read(self) -> None:
@@ -113,6 +114,12 @@ class ReadAhead:
         self._cancel_start()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
+
+    async def stopped(self) -> None:
+        """Read no further, and return when nobody does."""
+        self.stop()
+        if self._task is not None and self._task is not asyncio.current_task():
+            await asyncio.wait({self._task})
 
     def _cancel_start(self) -> None:
         if self._start is not None:

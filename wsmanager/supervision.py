@@ -104,11 +104,6 @@ class Supervisor:
         if not task.cancelled() and (error := task.exception()) is not None:
             log_event(logging.ERROR, "errand.crashed", error=error, name=task.get_name())
 
-    @property
-    def busy(self) -> bool:
-        """Whether an errand runs, but for the one that calls this."""
-        return bool(self._errands - {asyncio.current_task()})
-
     async def finish_errands(self) -> None:
         """Wait until no errand runs, but for the one that calls this."""
         while others := self._errands - {asyncio.current_task()}:

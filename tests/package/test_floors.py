@@ -28,7 +28,7 @@ FLOORS = {
         "routing",
         "validation",
     },
-    2: {"auth", "codecs", "logs", "outbound", "running", "supervision", "transport", "wire"},
+    2: {"auth", "codecs", "logs", "outbound", "running", "supervision", "termination", "transport", "wire"},
     3: {
         "adoption",
         "closing",

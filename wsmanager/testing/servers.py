@@ -46,6 +46,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """The application's own close is followed by a ``websocket.disconnect``."""
     receive_after_disconnect: Literal["block", "repeat"] = "block"
     """``repeat`` answers every further ``receive`` with 1005."""
+    close_lost_while_receiving: bool = False
+    """A close of the application is lost while it waits in ``receive``."""
     after_error: int = 1006
     """The close code that the client sees when the application raises."""
     after_return: int | None = 1006
@@ -68,6 +70,7 @@ GRANIAN = Server(
     send_starts_at_call=True,
     after_disconnect="silent",
     receive_after_disconnect="repeat",
+    close_lost_while_receiving=True,
     after_error=1005,
     after_return=1005,
 )

@@ -61,6 +61,7 @@ class ServerSocket:
         "_manners",
         "_on_write",
         "_phase",
+        "_receiving",
         "_window",
         "_writable",
         "answered",
@@ -96,6 +97,7 @@ class ServerSocket:
         self._denial: tuple[int, list[tuple[bytes, bytes]], bytes] = (403, [], b"")
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._events.put_nowait(dict(_CONNECT))
+        self._receiving = 0
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -131,7 +133,11 @@ class ServerSocket:
     # --- what the application is given
 
     async def receive(self) -> Event:
-        event = await self._events.get()
+        self._receiving += 1
+        try:
+            event = await self._events.get()
+        finally:
+            self._receiving -= 1
         if event["type"] == "websocket.disconnect" and self._manners.receive_after_disconnect == "repeat":
             self._events.put_nowait({"type": "websocket.disconnect", "code": 1005})
         return event
@@ -204,6 +210,8 @@ class ServerSocket:
     def _take_close(self, event: Event) -> None:
         if self._phase is Phase.CONNECTING:
             self._deny()
+            return
+        if self._manners.close_lost_while_receiving and self._receiving:
             return
         code, reason = event.get("code", 1000), event.get("reason") or ""
         self._phase = Phase.CLOSED
