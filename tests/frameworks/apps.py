@@ -12,7 +12,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from wsmanager import ConnectionManager, WebSocketMiddleware
 from wsmanager.middleware import ModeName
@@ -25,14 +25,6 @@ SUBPROTOCOL = "chat.v1"
 
 class Fault(Exception):
     """What ``/fail`` raises."""
-
-
-class Framework(NamedTuple):
-    """How an application is made, and how the guard is put around it."""
-
-    name: str
-    make: Callable[[Ends], Any]
-    guard: Callable[..., App]
 
 
 def wrap(app: Any, manager: ConnectionManager, mode: ModeName) -> App:
@@ -402,14 +394,3 @@ def channels(ends: Ends) -> Any:
 
     sockets = [path(one.__name__.lower(), one.as_asgi()) for one in (Echo, Tick, Refuse, Close, Fail)]
     return ProtocolTypeRouter({"http": http, "websocket": URLRouter(sockets)})
-
-
-FRAMEWORKS = (
-    Framework("bare", bare, wrap),
-    Framework("starlette", starlette, add_middleware),
-    Framework("fastapi", fastapi, add_middleware),
-    Framework("litestar", litestar, wrap),
-    Framework("quart", quart, guard_quart),
-    Framework("falcon", falcon, wrap),
-    Framework("channels", channels, wrap),
-)

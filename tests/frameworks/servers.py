@@ -1,14 +1,23 @@
-"""Applications on a real uvicorn, in a thread of this process."""
+"""Applications on a real uvicorn, in a thread of this process, and who may connect to them."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import jwt
 import uvicorn
+from starlette.testclient import TestClient
+from websockets.sync.client import ClientConnection, connect
+
+from wsmanager import ConnectionManager, JWTAuth, WebSocketConfig
+from wsmanager.http import endpoints
+
+SECRET = "a secret of at least 32 characters"
 
 T = TypeVar("T")
 
@@ -50,3 +59,22 @@ def serving(app: Any, **settings: Any) -> Generator[Running]:
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive(), "uvicorn did not end"
+
+
+def token(user: str = "ann") -> str:
+    return jwt.encode({"sub": user, "exp": int(time.time()) + 600}, SECRET, algorithm="HS256")
+
+
+def make_manager(**settings: Any) -> ConnectionManager:
+    return ConnectionManager(WebSocketConfig(**settings), auth=JWTAuth(SECRET, algorithms=["HS256"]))
+
+
+def dial(server: Running, path: str = "/echo", *, user: str = "ann", **options: Any) -> ClientConnection:
+    socket: ClientConnection = connect(
+        f"ws://{server.address}{path}?token={token(user)}", proxy=None, **options
+    )
+    return socket
+
+
+def readiness(manager: ConnectionManager) -> int:
+    return TestClient(endpoints(manager)).get("/ready").status_code

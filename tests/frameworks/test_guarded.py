@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import threading
 import time
 import urllib.request
@@ -12,28 +13,15 @@ from collections.abc import Generator
 from socket import SHUT_RDWR
 from typing import Any
 
-import jwt
 import pytest
-from starlette.testclient import TestClient
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from tests.frameworks.apps import FRAMEWORKS, SUBPROTOCOL, Framework
-from tests.frameworks.servers import Running, serving
-from wsmanager import ConnectionManager, JWTAuth, WebSocketConfig, WebSocketMiddleware
-from wsmanager.http import endpoints
-
-SECRET = "a secret of at least 32 characters"
-EVERY_FRAMEWORK = pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.name)
-
-
-def token(user: str = "ann") -> str:
-    return jwt.encode({"sub": user, "exp": int(time.time()) + 600}, SECRET, algorithm="HS256")
-
-
-def make_manager(**settings: Any) -> ConnectionManager:
-    return ConnectionManager(WebSocketConfig(**settings), auth=JWTAuth(SECRET, algorithms=["HS256"]))
+from tests.frameworks.apps import SUBPROTOCOL
+from tests.frameworks.columns import MATRIX, NO_SOCKETS, Framework
+from tests.frameworks.servers import Running, dial, make_manager, readiness, serving, token
+from wsmanager import ConnectionManager, WebSocketMiddleware
 
 
 @contextlib.contextmanager
@@ -43,13 +31,6 @@ def guarded(
     manager, ends = make_manager(**settings), list[Any]()
     with serving(framework.guard(framework.make(ends), manager, mode)) as server:
         yield server, manager, ends
-
-
-def dial(server: Running, path: str = "/echo", *, user: str = "ann", **options: Any) -> ClientConnection:
-    socket: ClientConnection = connect(
-        f"ws://{server.address}{path}?token={token(user)}", proxy=None, **options
-    )
-    return socket
 
 
 # --- the same client, the same script, with the guard and without
@@ -98,7 +79,7 @@ def wait_for(ends: list[Any]) -> list[Any]:
     return [ends.pop()]
 
 
-@EVERY_FRAMEWORK
+@MATRIX.row("1 around the application: clients see no difference", no=NO_SOCKETS)
 @pytest.mark.parametrize("mode", ["opaque", "json"])
 def test_a_client_sees_no_difference(framework: Framework, mode: Any) -> None:
     ends: list[Any] = []
@@ -114,7 +95,7 @@ def test_a_client_sees_no_difference(framework: Framework, mode: Any) -> None:
 # --- what the guard adds
 
 
-@EVERY_FRAMEWORK
+@MATRIX.row("1: without a good token, a 401 that says why")
 def test_who_has_no_good_token_is_told_why_and_stays_out(framework: Framework) -> None:
     with guarded(framework, "opaque") as (server, manager, _):
         for query, code in (("", "token_missing"), ("?token=nonsense", "token_malformed")):
@@ -128,7 +109,7 @@ def test_who_has_no_good_token_is_told_why_and_stays_out(framework: Framework) -
         assert manager.get_analytics().indexes["connections"] == 0
 
 
-@EVERY_FRAMEWORK
+@MATRIX.row("1: connections are known and reached", no=NO_SOCKETS)
 def test_a_connection_is_known_and_reached_while_it_lasts(framework: Framework) -> None:
     with guarded(framework, "json") as (server, manager, ends):
         with dial(server) as ann, dial(server, user="bob") as bob:
@@ -144,7 +125,7 @@ def test_a_connection_is_known_and_reached_while_it_lasts(framework: Framework) 
         wait_for(ends)
 
 
-@EVERY_FRAMEWORK
+@MATRIX.row("1: nothing is written to an opaque socket", no=NO_SOCKETS)
 def test_an_opaque_socket_is_not_written_to(framework: Framework) -> None:
     with guarded(framework, "opaque") as (server, manager, ends):
         with dial(server) as ann:
@@ -154,7 +135,7 @@ def test_an_opaque_socket_is_not_written_to(framework: Framework) -> None:
         wait_for(ends)
 
 
-@EVERY_FRAMEWORK
+@MATRIX.row("1: floods end with 4029, faults with 4501", no=NO_SOCKETS)
 def test_floods_and_faults_end_a_socket_and_the_application_hears_of_it(framework: Framework) -> None:
     with guarded(framework, "json", rate_limit_max=3) as (server, _, ends):
         for frames, end in ((["1"] * 4, (4029, "rate_limited")), (["{"], (4501, "not_json"))):
@@ -168,7 +149,7 @@ def test_floods_and_faults_end_a_socket_and_the_application_hears_of_it(framewor
             wait_for(ends)
 
 
-@EVERY_FRAMEWORK
+@MATRIX.row("1: `await manager.aclose()` closes with 1012", no=NO_SOCKETS)
 def test_the_end_of_the_application_is_a_restart_to_its_clients(framework: Framework) -> None:
     with guarded(framework, "json") as (server, manager, _), dial(server) as socket:
         socket.send("1")
@@ -179,25 +160,13 @@ def test_the_end_of_the_application_is_a_restart_to_its_clients(framework: Frame
         assert (socket.close_code, socket.close_reason) == (1012, "shutdown")
 
 
-# What a framework makes of a send to a client that is gone.
-TOLD = {
-    "bare": "OSError",
-    "starlette": "WebSocketDisconnect",
-    "fastapi": "WebSocketDisconnect",
-    "litestar": "OSError",
-    "quart": "CancelledError",
-    "falcon": "OSError",
-    "channels": "OSError",
-}
-
-
-@EVERY_FRAMEWORK
+@MATRIX.row("1: who only sends is told of the end", no=NO_SOCKETS)
 def test_an_application_that_only_sends_is_told_of_the_end(framework: Framework) -> None:
     with guarded(framework, "opaque", heartbeat_interval=1) as (server, manager, ends):
         with dial(server, "/tick") as socket:
             assert socket.recv(timeout=10) == "tick"
             socket.socket.shutdown(SHUT_RDWR)
-        assert wait_for(ends) == [TOLD[framework.name]]
+        assert wait_for(ends) == [framework.told]
         assert manager.connections() == []
 
 
@@ -230,13 +199,27 @@ def test_a_server_times_out_no_client_of_an_application_that_never_receives(
         assert socket.close_code == (1000 if is_guarded else 1011)
 
 
-# Channels answers a lifespan with a ValueError, so that no server shows it to the guard.
-@EVERY_FRAMEWORK
-def test_the_manager_ends_with_the_application_where_that_is_shown(framework: Framework) -> None:
-    with guarded(framework, "opaque") as (_, manager, _ends):
-        assert readiness(manager) == 200
-    assert readiness(manager) == (200 if framework.name == "channels" else 503)
+NO_LIFESPAN = "it answers no lifespan: route that to `manager.endpoint`"
 
 
-def readiness(manager: ConnectionManager) -> int:
-    return TestClient(endpoints(manager)).get("/ready").status_code
+@MATRIX.row(
+    "1: the manager starts and ends with the application",
+    no={"Channels": NO_LIFESPAN, "Django": NO_LIFESPAN},
+)
+def test_the_manager_starts_and_ends_with_the_application(framework: Framework) -> None:
+    manager = make_manager()
+    for _ in range(2):  # what has ended is not ready until it is started
+        with serving(framework.guard(framework.make([]), manager, "opaque")):
+            assert readiness(manager) == 200
+        assert readiness(manager) == 503
+
+
+@MATRIX.row("1: no token is logged", no=NO_SOCKETS)
+def test_no_token_is_logged(framework: Framework, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with guarded(framework, "json") as (server, _, _ends):
+        assert outcome(server, "/refuse")[0] in (400, 403)
+        assert outcome(server, "/close") == (4321, "enough")
+        outcome(server, "/fail")
+    assert "?token=REDACTED" in caplog.text
+    assert token().partition(".")[0] not in caplog.text

@@ -5,7 +5,6 @@ import json
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-import httpx2
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, WebSocket, WebSocketDisconnect, WebSocketException
 from fastapi.security import APIKeyCookie, APIKeyHeader, APIKeyQuery, HTTPBearer, OAuth2PasswordBearer
@@ -324,17 +323,3 @@ async def test_plain_django_refuses_sockets_as_without() -> None:
                 pass
         complaints.append(str(caught.value))
     assert complaints[0] == complaints[1]
-
-
-@on_the_virtual_clock
-async def test_django_beside_the_managers_endpoint() -> None:
-    manager, http = ConnectionManager(), apps.django()
-
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        await (manager.endpoint if scope["type"] == "websocket" else http)(scope, receive, send)
-
-    async with connect(application) as peer:
-        await peer.send_json({"type": "ping", "id": 1})
-        assert (await peer.receive_json())["type"] == "pong"
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(application)) as client:
-        assert (await client.get("http://x/hello")).text == "hello"
