@@ -41,8 +41,11 @@ class Matrix:
         reasons = dict(no or {})
         columns = [name for name in self._columns if only is None or name in only]
         assert reasons.keys() <= set(columns), f"{title}: unknown columns"
-        self._rows.setdefault(title, {}).update({name: reasons.get(name, "yes") for name in columns})
-        cells = [
+        cells = self._rows.setdefault(title, {})
+        for name in columns:
+            told = cells.setdefault(name, reasons.get(name, "yes"))
+            assert told == reasons.get(name, "yes"), f"{title}, {name}: two tests, two answers"
+        values = [
             pytest.param(
                 self._columns[name],
                 id=name,
@@ -50,7 +53,7 @@ class Matrix:
             )
             for name in columns
         ]
-        return pytest.mark.parametrize(self._argument, cells)
+        return pytest.mark.parametrize(self._argument, values)
 
     def __str__(self) -> str:
         """As a table in Markdown."""

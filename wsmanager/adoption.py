@@ -86,6 +86,11 @@ class Adoption:
 
     async def _adopt(self) -> Connection:
         websocket, engine = self._websocket, self._engine
+        if not hasattr(websocket, "application_state"):
+            raise ConfigurationError(
+                f"connect() adopts a Starlette or FastAPI WebSocket, not {type(websocket).__qualname__}: use "
+                "WebSocketMiddleware around the application, or manager.endpoint"
+            )
         if websocket.application_state.name != "CONNECTING":
             raise ConfigurationError(
                 "connect() accepts the socket itself: call it before, or instead of, websocket.accept()"

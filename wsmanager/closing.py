@@ -15,12 +15,13 @@ from .logs import log_event
 from .messages import ConnectionStatus, SystemType
 from .outbound import prepare_own
 from .transport import Event
+from .wire import Wire
 
 if TYPE_CHECKING:
     from .congestion import Congestion
     from .connection import Connection
 
-__all__ = ["Goodbye", "cut_off", "finish_app_close", "finish_close", "log_send_failure"]
+__all__ = ["Goodbye", "cut_off", "finish_app_close", "finish_close", "log_send_failure", "see_off"]
 
 _LOOK_AGAIN: Final = 0.05
 
@@ -48,7 +49,7 @@ async def finish_close(conn: Connection, congestion: Congestion | None, goodbye:
                 await congestion.drained()
             if conn.status is ConnectionStatus.DRAINING:
                 await _say(conn, goodbye)
-                await _written(conn)
+                await _written(conn.wire())
     except TimeoutError:
         log_event(logging.WARNING, "close.timeout", connection=conn.id)
         cut_off(conn)
@@ -69,7 +70,7 @@ async def finish_app_close(conn: Connection, congestion: Congestion | None, even
             if conn.ahead is not None:
                 await conn.ahead.stopped()
             await conn.send_raw(event)
-            await _written(conn)
+            await _written(conn.wire())
     except TimeoutError:
         if not limit.expired():
             raise
@@ -85,13 +86,30 @@ async def _say(conn: Connection, goodbye: Goodbye) -> None:
         with suppress(EncodeError):  # a codec of the application's may have no words for it
             await conn.send_raw(prepare_own(goodbye.message(), conn.codec).event)
     await conn.hush()
-    await conn.send_raw({"type": "websocket.close", "code": code, "reason": reason})
+    try:
+        await conn.send_raw({"type": "websocket.close", "code": code, "reason": reason})
+    except OSError:
+        raise
+    except Exception:
+        if code == goodbye.code:
+            raise
+        # daphne sends no 1012
+        await conn.send_raw({"type": "websocket.close", "code": int(goodbye.code), "reason": reason})
 
 
-async def _written(conn: Connection) -> None:
-    """Wait until the server has written everything: it may take more than the network does, and then waits
-    for the peer as long as that likes."""
-    wire = conn.wire()
+async def see_off(conn: Connection, wire: Wire) -> None:
+    """Give a peer that has left as long as any other to take what the server still holds for it: by itself a
+    server would wait for ever."""
+    try:
+        async with asyncio.timeout(conn.host.config.close_timeout):
+            await _written(wire)
+    except TimeoutError:
+        wire.abort()
+
+
+async def _written(wire: Wire | None) -> None:
+    """Wait until the server has written everything: it takes more than the network does, and then waits for
+    the peer as long as that likes."""
     while wire is not None and wire.get_write_buffer_size():  # noqa: ASYNC110 - a transport has no such event
         await asyncio.sleep(_LOOK_AGAIN)
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .breaker import CircuitBreaker
-from .closing import Goodbye, finish_app_close, finish_close, log_send_failure
+from .closing import Goodbye, finish_app_close, finish_close, log_send_failure, see_off
 from .codecs import OPAQUE
 from .config import Tier, WebSocketConfig
 from .congestion import AppEvent, Congestion
@@ -537,7 +537,14 @@ class Connection:
             self.closing = closing
             if self.ahead is not None:
                 self.ahead.due = True
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Nothing more will be sent, and the server is about to close the socket, or does already."""
         self.ended()
+        wire = self.wire()
+        if wire is not None and wire.get_write_buffer_size():
+            self._host.run_errand(see_off(self, wire), "see_off")
 
     @property
     def is_heard(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
@@ -216,7 +216,8 @@ class ConnectionManager:
     def connection_of(self, websocket: Any) -> Connection:
         """The connection that `WebSocketMiddleware` made of a WebSocket: of anything that has a ``scope``,
         or of the scope itself. Raises `ConfigurationError` where no middleware of this manager guards it."""
-        socket = guarded(getattr(websocket, "scope", websocket), self._engine)
+        scope = getattr(websocket, "scope", websocket)
+        socket = guarded(scope, self._engine) if isinstance(scope, MutableMapping) else None
         if socket is None:
             raise ConfigurationError(
                 "no middleware guards this WebSocket: put WebSocketMiddleware(app, manager) around the app"

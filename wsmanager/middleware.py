@@ -82,7 +82,7 @@ class WebSocketMiddleware:
             self._engine.hooks.farewell_soon(socket.conn)
             raise
         finally:
-            socket.conn.ended()
+            socket.conn.let_go()
         self._engine.hooks.farewell_soon(socket.conn)  # the server closes when this returns
 
     def _mode_of(self, scope: Scope) -> Mode | None:

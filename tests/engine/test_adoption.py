@@ -1048,3 +1048,12 @@ async def test_a_socket_of_the_same_shape_needs_no_starlette(
         assert (await peer.wait_closed(1))[0] == 4004
         await asyncio.sleep(0.1)
         assert isinstance(peer.app_error, LookupError)
+
+
+async def test_a_socket_of_another_framework_is_told_which_door_to_take(make_manager: MakeManager) -> None:
+    class OtherSocket:
+        pass
+
+    other: Any = OtherSocket()
+    with pytest.raises(ConfigurationError, match="OtherSocket: use WebSocketMiddleware"):
+        await make_manager().connect(other, user_id="ann")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.engine.conftest import MakeManager, assert_empty, errors_logged
 from wsmanager import Connection, ConnectionManager, WebSocketConfig, WebSocketMiddleware
-from wsmanager.testing import Peer, connect
+from wsmanager.testing import DAPHNE, Peer, connect
 
 pytestmark = pytest.mark.anyio
 
@@ -44,6 +44,21 @@ async def test_every_client_is_told_a_moment_of_its_own_to_come_back(make_manage
     assert 0 <= moments[0] <= moments[-1] <= 3_000
     assert max(later - earlier for earlier, later in pairwise(moments)) <= 20
     assert [one["data"]["after_ms"] for one in told] != moments
+
+
+@pytest.mark.parametrize("mode", ["opaque", "envelope"])
+async def test_where_a_server_sends_no_1012_it_is_4001(make_manager: MakeManager, mode: Any) -> None:
+    manager = make_manager()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    async with connect(WebSocketMiddleware(app, manager, mode), server=DAPHNE) as peer:
+        await manager.drain()
+        assert await peer.wait_closed(1) == (4001, "")
 
 
 async def test_who_cannot_be_told_is_closed_at_a_moment_of_its_own(make_manager: MakeManager) -> None:

@@ -576,6 +576,8 @@ async def test_an_application_finds_its_connection(make_manager: MakeManager) ->
         assert [await peer.receive_json() for peer in (ann, bob)] == [{"joined": "bob"}] * 2
     with pytest.raises(ConfigurationError, match="no middleware"):
         manager.connection_of({"type": "websocket"})
+    with pytest.raises(ConfigurationError, match="no middleware guards"):
+        manager.connection_of(object())  # a WebSocket that does not show its scope
 
 
 async def test_a_hook_that_refuses_closes_what_was_accepted(make_manager: MakeManager) -> None:

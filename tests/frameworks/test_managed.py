@@ -78,7 +78,7 @@ def assert_it_asks_to_come_back(server: Running, manager: ConnectionManager, pat
             while True:
                 heard.append(json.loads(socket.recv(timeout=10)))
         assert (heard[-1]["type"], heard[-1]["data"]["reconnect"]) == ("disconnect", True)
-        assert socket.close_code == 4001
+        assert socket.close_code == 1012
 
 
 def assert_no_token_is_in(log: str) -> None:
@@ -118,7 +118,7 @@ def test_the_manager_is_the_endpoint(framework: Framework) -> None:
             assert response.read() == b"hello"
 
 
-@MATRIX.row("2: `await manager.aclose()` closes with 4001")
+@MATRIX.row("2: `await manager.aclose()` closes with 1012")
 def test_the_end_of_the_manager_asks_its_clients_to_come_back(framework: Framework) -> None:
     with managed(framework) as (server, manager):
         assert_it_asks_to_come_back(server, manager, "/ws")
@@ -149,7 +149,7 @@ def test_the_endpoint_hides_tokens_from_the_log(
 # --- 3: a socket is adopted
 
 ADOPTED = MATRIX.row(
-    "3 `async with manager.connect(websocket)`: answers, closes with 4001, logs no token", no=NO_ADOPTION
+    "3 `async with manager.connect(websocket)`: answers, closes with 1012, logs no token", no=NO_ADOPTION
 )
 
 

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
 import struct
+from collections.abc import AsyncGenerator
 from typing import Any, Self
 
-__all__ = ["RawClient"]
+__all__ = ["RawClient", "crowd"]
 
 _KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+
+
+@contextlib.asynccontextmanager
+async def crowd(url: str, number: int) -> AsyncGenerator[list[RawClient]]:
+    """As many clients, who are gone afterwards."""
+    clients: list[RawClient] = []
+    try:
+        while len(clients) < number:
+            more = min(50, number - len(clients))
+            clients += await asyncio.gather(*(RawClient.dial(url) for _ in range(more)))
+        yield clients
+    finally:
+        for client in clients:
+            client.drop()
+        await asyncio.sleep(0)
 
 
 class RawClient:
@@ -36,9 +53,12 @@ class RawClient:
             f"GET /{path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {_KEY}\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n".encode()
         )
+        client = cls(reader, writer)
         head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 101"), head
-        return cls(reader, writer)
+        if not head.startswith(b"HTTP/1.1 101"):
+            client.drop()
+            raise ConnectionRefusedError(head.decode())
+        return client
 
     # --- out
 
@@ -85,10 +105,20 @@ class RawClient:
 
     # --- the end
 
+    def close(self, code: int) -> None:
+        """Send a close frame, and go once the server does."""
+        with contextlib.suppress(OSError):  # the server may have gone already
+            self.write_frame(8, struct.pack("!H", code))
+            self.writer.write_eof()
+
     def reset(self) -> None:
         """Die: the other side gets a RST."""
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+    def drop(self) -> None:
+        """Let go of the socket."""
         self.writer.transport.abort()
 
     async def is_cut_off(self, within: float) -> bool:

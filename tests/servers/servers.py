@@ -142,6 +142,12 @@ class Process:
             timeout=timeout,
         )
 
+    def wait_for_output(self, text: str, *, timeout: float = 10) -> None:
+        deadline = time.monotonic() + timeout
+        while text not in self.output():
+            assert time.monotonic() < deadline, f"it does not say {text!r}: {self.output()}"
+            time.sleep(0.02)
+
     # --- its end
 
     def terminate(self) -> None:

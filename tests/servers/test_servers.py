@@ -183,7 +183,7 @@ def test_the_code_of_the_clients_close_reaches_the_application(process: Process)
     assert ends_of(process, "coded")[0] == 4242
 
 
-@MATRIX.row("its reason, too", no=dict.fromkeys(("hypercorn", "granian", "daphne"), "dropped by it"))
+@MATRIX.row("and the reason of it", no=dict.fromkeys(("hypercorn", "granian", "daphne"), "dropped by it"))
 def test_the_reason_of_the_clients_close_reaches_the_application(process: Process) -> None:
     with dial(process.url(user="reasoned")) as socket:
         assert ask(socket, "ping")

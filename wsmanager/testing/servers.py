@@ -46,6 +46,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """The application's own close is followed by a ``websocket.disconnect``."""
     receive_after_disconnect: Literal["block", "repeat"] = "block"
     """``repeat`` answers every further ``receive`` with 1005."""
+    close_codes: Literal["all", "applications"] = "all"
+    """``applications``: a close with 1001 to 2999 raises an `Exception`."""
     close_lost_while_receiving: bool = False
     """A close of the application is lost while it waits in ``receive``."""
     after_error: int = 1006
@@ -80,6 +82,7 @@ DAPHNE = Server(
     lifespan_state=False,
     accept_headers=False,
     close_reason=False,
+    close_codes="applications",
     close_seen="code",
     after_disconnect="silent",
     after_close="silent",

@@ -214,6 +214,8 @@ class ServerSocket:
         if self._manners.close_lost_while_receiving and self._receiving:
             return
         code, reason = event.get("code", 1000), event.get("reason") or ""
+        if self._manners.close_codes == "applications" and 1000 < code < 3000:
+            raise Exception(f"invalid close code {code}")  # noqa: TRY002 - as daphne does
         self._phase = Phase.CLOSED
         self._write(Close(code, reason if self._manners.close_reason else ""))
         if self._manners.disconnect_after_close:
