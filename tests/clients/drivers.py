@@ -1,0 +1,353 @@
+"""WebSocket clients that others wrote, each behind the same few methods."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+import websocket
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from playwright.sync_api import Browser
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
+
+from tests.chromium import MISSING, chromium, is_wanted
+from tests.clients.programs import TIMEOUT, Program, Script, require_node
+
+__all__ = ["Closed", "Message", "Open", "Refused", "Socket", "command_line", "in_browser", "on_node", "websocket_client", "websockets", "with_aiohttp"]
+
+Message: TypeAlias = str | bytes
+
+
+class Refused(Exception):
+    """The handshake failed. What the client does not show is 0, or empty."""
+
+    def __init__(self, status: int = 0, body: bytes | str = b"") -> None:
+        super().__init__(status, body)
+        self.status = status
+        self.body = body.encode() if isinstance(body, str) else body
+
+
+class Closed(Exception):
+    """The socket has ended, and how."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+
+class Impossible(Exception):
+    """The client has no way to do this."""
+
+
+class Socket(Protocol):
+    """One open socket."""
+
+    subprotocol: str | None
+
+    def send(self, message: Message) -> None: ...
+
+    def receive(self) -> Message:
+        """The next message. Raises `Closed`."""
+        ...
+
+    def ping(self) -> None:
+        """Send a ping of the protocol's own, and wait for its pong, which is the next thing to come."""
+        ...
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the socket if it is open, and wait for the end."""
+        ...
+
+
+class Open(Protocol):
+    """Opens sockets. Raises `Refused`."""
+
+    def __call__(self, url: str, headers: Mapping[str, str], subprotocols: Sequence[str]) -> Socket: ...
+
+
+# --- websockets
+
+
+class WebSocketsSocket:
+    def __init__(self, url: str, headers: Mapping[str, str], subprotocols: Sequence[str]) -> None:
+        offered = [Subprotocol(name) for name in subprotocols] or None
+        try:
+            self._socket = connect(url, additional_headers=headers, subprotocols=offered, proxy=None)
+        except InvalidStatus as refusal:
+            raise Refused(refusal.response.status_code, refusal.response.body or b"") from None
+        self.subprotocol: str | None = self._socket.subprotocol
+
+    def send(self, message: Message) -> None:
+        self._socket.send(message)
+
+    def receive(self) -> Message:
+        try:
+            return self._socket.recv(TIMEOUT)
+        except ConnectionClosed:
+            raise Closed(self._socket.close_code or 0, self._socket.close_reason or "") from None
+
+    def ping(self) -> None:
+        assert self._socket.ping().wait(TIMEOUT)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        self._socket.close(code, reason)
+
+
+@contextmanager
+def websockets() -> Generator[Open]:
+    yield WebSocketsSocket
+
+
+# --- the command line of websockets
+
+
+class CommandLineSocket:
+    """Prints messages between codes that move the cursor of a terminal."""
+
+    def __init__(self, url: str, headers: Mapping[str, str], subprotocols: Sequence[str]) -> None:
+        if headers or subprotocols:
+            raise Impossible
+        self._program = Program(sys.executable, "-m", "websockets", url, PYTHONUTF8="1")
+        self.subprotocol: str | None = None
+        refusal = self._find(r"Connected to|Failed to connect.*?(HTTP (?P<status>\d+))?\.$")
+        if refusal[0] != "Connected to":
+            self._program.end()
+            raise Refused(int(refusal["status"] or 0))
+
+    def _find(self, pattern: str) -> re.Match[str]:
+        """What fits, in the first line where something does."""
+        while True:
+            if found := re.search(pattern, self._program.read()):
+                return found
+
+    def send(self, message: Message) -> None:
+        if isinstance(message, bytes):
+            raise Impossible
+        self._program.write(message)
+
+    def receive(self) -> Message:
+        found = self._find(r"\[L< (?P<text>.*)|Connection closed: (?P<code>\d+) \(.*?\) ?(?P<reason>.*)\.$")
+        if found["code"] is None:
+            return found["text"]
+        raise Closed(int(found["code"]), found["reason"])
+
+    def ping(self) -> None:
+        raise Impossible
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        if (code, reason) != (1000, ""):
+            raise Impossible
+        try:
+            self._program.write_end()
+            with suppress(Closed, EOFError):  # whoever heard of the end has read the last line
+                while True:
+                    self.receive()
+        finally:
+            self._program.end()
+
+
+@contextmanager
+def command_line() -> Generator[Open]:
+    yield CommandLineSocket
+
+
+# --- aiohttp
+
+
+class AiohttpSocket:
+    def __init__(
+        self,
+        portal: BlockingPortal,
+        session: aiohttp.ClientSession,
+        url: str,
+        headers: Mapping[str, str],
+        subprotocols: Sequence[str],
+    ) -> None:
+        self._portal = portal
+        # By itself it answers pings and hides pongs; `receive` does the first, and `ping` must see the second.
+        options = {"headers": headers, "protocols": subprotocols, "autoping": False}
+        self._socket: aiohttp.ClientWebSocketResponse = portal.call(
+            partial(self._connect, session, url, **options)
+        )
+        self.subprotocol = self._socket.protocol
+
+    async def _connect(
+        self, session: aiohttp.ClientSession, url: str, **options: Any
+    ) -> aiohttp.ClientWebSocketResponse:
+        try:
+            return await session.ws_connect(url, **options)
+        except aiohttp.WSServerHandshakeError as refusal:
+            raise Refused(refusal.status) from None
+
+    async def _next(self) -> aiohttp.WSMessage:
+        message = await self._socket.receive(TIMEOUT)
+        while message.type is aiohttp.WSMsgType.PING:
+            await self._socket.pong(message.data)
+            message = await self._socket.receive(TIMEOUT)
+        return message
+
+    def send(self, message: Message) -> None:
+        send = self._socket.send_str if isinstance(message, str) else self._socket.send_bytes
+        self._portal.call(send, message)
+
+    def receive(self) -> Message:
+        message = self._portal.call(self._next)
+        if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+            data: Message = message.data
+            return data
+        raise Closed(self._socket.close_code or 0, message.extra or "")
+
+    def ping(self) -> None:
+        self._portal.call(self._socket.ping)
+        assert self._portal.call(self._next).type is aiohttp.WSMsgType.PONG
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        self._portal.call(partial(self._socket.close, code=code, message=reason.encode()))
+
+
+@contextmanager
+def with_aiohttp() -> Generator[Open]:
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(portal.call(aiohttp.ClientSession)) as session,
+    ):
+        yield partial(AiohttpSocket, portal, session)
+
+
+# --- websocket-client
+
+
+class WebSocketClientSocket:
+    def __init__(self, url: str, headers: Mapping[str, str], subprotocols: Sequence[str]) -> None:
+        try:
+            self._socket = websocket.create_connection(
+                url, TIMEOUT, header=dict(headers), subprotocols=list(subprotocols) or None
+            )
+        except websocket.WebSocketBadStatusException as refusal:
+            raise Refused(refusal.status_code, refusal.resp_body or b"") from None
+        self.subprotocol: str | None = self._socket.subprotocol
+
+    def send(self, message: Message) -> None:
+        (self._socket.send if isinstance(message, str) else self._socket.send_binary)(message)
+
+    def receive(self) -> Message:
+        opcode, data = self._socket.recv_data()
+        if opcode == websocket.ABNF.OPCODE_CLOSE:
+            raise Closed(int.from_bytes(data[:2]), data[2:].decode())
+        return data.decode() if opcode == websocket.ABNF.OPCODE_TEXT else data
+
+    def ping(self) -> None:
+        self._socket.ping()
+        while self._socket.recv_data(control_frame=True)[0] != websocket.ABNF.OPCODE_PONG:
+            pass
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        self._socket.close(code, reason.encode())
+
+
+@contextmanager
+def websocket_client() -> Generator[Open]:
+    yield WebSocketClientSocket
+
+
+# --- JavaScript
+
+
+class Actor(Protocol):
+    """What obeys commands and tells events in JavaScript."""
+
+    def do(self, *command: Any) -> None: ...
+
+    def next(self) -> list[Any]: ...
+
+    def end(self) -> None: ...
+
+
+class ScriptedSocket:
+    def __init__(self, actor: Actor) -> None:
+        self._actor = actor
+        self._closed = False
+        event, *values = actor.next()
+        if event != "open":
+            actor.end()
+            raise Refused(*values) if event == "refused" else Refused
+        self.subprotocol: str | None = values[0] or None
+
+    def send(self, message: Message) -> None:
+        self._actor.do("send", message if isinstance(message, str) else list(message))
+
+    def receive(self) -> Message:
+        event, *values = self._actor.next()
+        if event == "closed":
+            self._closed = True
+            raise Closed(*values)
+        return values[0] if isinstance(values[0], str) else bytes(values[0])
+
+    def ping(self) -> None:
+        self._actor.do("ping")
+        assert self._actor.next() == ["pong"]
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        try:
+            if not self._closed:
+                self._actor.do("close", code, reason)
+            with suppress(Closed):
+                while not self._closed:
+                    self.receive()
+        finally:
+            self._actor.end()
+
+
+class Page:
+    """A page of the server's own origin, whose script opens a socket."""
+
+    def __init__(
+        self, browser: Browser, url: str, headers: Mapping[str, str], subprotocols: Sequence[str]
+    ) -> None:
+        if headers.keys() - {"Cookie"}:
+            raise Impossible
+        origin = f"http://{urlsplit(url).netloc}"
+        self._context = browser.new_context()
+        if "Cookie" in headers:
+            name, _, value = headers["Cookie"].partition("=")
+            self._context.add_cookies([{"name": name, "value": value, "url": origin, "httpOnly": True}])
+        page = self._context.new_page()
+        page.goto(origin)
+        script = Path(__file__).with_name("page.js").read_text()
+        self._socket = page.evaluate_handle(script, [url, list(subprotocols), TIMEOUT * 1000])
+
+    def do(self, *command: Any) -> None:
+        name, *values = command
+        self._socket.evaluate("(socket, [name, values]) => socket[name](...values)", [name, values])
+
+    def next(self) -> list[Any]:
+        event: list[Any] = self._socket.evaluate("(socket) => socket.next()")
+        return event
+
+    def end(self) -> None:
+        self._context.close()
+
+
+@contextmanager
+def in_browser() -> Generator[Open]:
+    if not is_wanted():
+        pytest.skip(MISSING)
+    with chromium() as browser:
+        yield lambda *target: ScriptedSocket(Page(browser, *target))
+
+
+@contextmanager
+def on_node() -> Generator[Open]:
+    require_node()
+    yield lambda *target: ScriptedSocket(Script("ws.mjs", *target))
