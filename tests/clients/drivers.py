@@ -83,7 +83,8 @@ class WebSocketsSocket:
     def __init__(self, url: str, headers: Mapping[str, str], subprotocols: Sequence[str]) -> None:
         offered = [Subprotocol(name) for name in subprotocols] or None
         try:
-            self._socket = connect(url, additional_headers=headers, subprotocols=offered, proxy=None)
+            opening = connect(url, additional_headers=headers, subprotocols=offered, proxy=None)
+            self._socket = opening.__enter__()
         except InvalidStatus as refusal:
             raise Refused(refusal.response.status_code, refusal.response.body or b"") from None
         self.subprotocol: str | None = self._socket.subprotocol
@@ -232,7 +233,11 @@ class WebSocketClientSocket:
     def __init__(self, url: str, headers: Mapping[str, str], subprotocols: Sequence[str]) -> None:
         try:
             self._socket = websocket.create_connection(
-                url, TIMEOUT, header=dict(headers), subprotocols=list(subprotocols) or None
+                url,
+                TIMEOUT,
+                header=dict(headers),
+                suppress_origin="Origin" in headers,
+                subprotocols=list(subprotocols) or None,
             )
         except websocket.WebSocketBadStatusException as refusal:
             raise Refused(refusal.status_code, refusal.resp_body or b"") from None
@@ -254,6 +259,7 @@ class WebSocketClientSocket:
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         self._socket.close(code, reason.encode())
+        self._socket.shutdown()  # it forgets to, where the server closed first
 
 
 @contextmanager
@@ -315,9 +321,9 @@ class Page:
     def __init__(
         self, browser: Browser, url: str, headers: Mapping[str, str], subprotocols: Sequence[str]
     ) -> None:
-        if headers.keys() - {"Cookie"}:
-            raise Impossible
         origin = f"http://{urlsplit(url).netloc}"
+        if headers.keys() - {"Cookie", "Origin"} or headers.get("Origin", origin) != origin:
+            raise Impossible
         self._context = browser.new_context()
         if "Cookie" in headers:
             name, _, value = headers["Cookie"].partition("=")

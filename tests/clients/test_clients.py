@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from typing import Any, Protocol
 
@@ -67,16 +67,9 @@ def service() -> Service:
     return Service()
 
 
-@contextmanager
-def at_work(service: Service, **settings: Any) -> Generator[Running]:
-    """The service on a server that sends pings all the time."""
-    with serving(service.app, ws=Pings, ws_ping_interval=0.1, **settings) as server:
-        yield server
-
-
 @pytest.fixture(scope="module")
 def server(service: Service) -> Generator[Running]:
-    with at_work(service) as server:
+    with serving(service.app) as server:
         yield server
 
 
@@ -108,10 +101,13 @@ def dial(open_socket: Open, server: Running) -> Dial:
         headers: Mapping[str, str] | None = None,
         subprotocols: Sequence[str] = (),
     ) -> Socket:
-        query = f"token={token()}" if query is None else query
-        return open_socket(f"ws://{server.address}{path}?{query}", headers or {}, subprotocols)
+        return open_socket(url_of(server, path, query), headers or {}, subprotocols)
 
     return dial
+
+
+def url_of(server: Running, path: str = "/ws", query: str | None = None) -> str:
+    return f"ws://{server.address}{path}?" + (f"token={token()}" if query is None else query)
 
 
 def say(socket: Socket, type: str, data: Any = None, **more: Any) -> None:
@@ -158,9 +154,10 @@ def test_a_token_in_the_header(dial: Dial) -> None:
     require_answers(dial(query="", headers={"Authorization": f"Bearer {token()}"}))
 
 
-@CLIENTS.row("in a cookie", no={CLI: "has no option for it"})
-def test_a_token_in_a_cookie(dial: Dial) -> None:
-    require_answers(dial(query="", headers={"Cookie": f"access_token={token()}"}))
+@CLIENTS.row("in a cookie, with the Origin of a page of the same host", no={CLI: "has no option for it"})
+def test_a_token_in_a_cookie(dial: Dial, server: Running) -> None:
+    origin = f"http://{server.address}"
+    require_answers(dial(query="", headers={"Cookie": f"access_token={token()}", "Origin": origin}))
 
 
 @CLIENTS.row("in a subprotocol", no=OFFERS_NO_SUBPROTOCOL)
@@ -271,10 +268,12 @@ def test_too_large_messages(dial: Dial) -> None:
 
 
 @CLIENTS.row("answers the server's own pings")
-def test_pings_of_the_server(dial: Dial) -> None:
-    socket = dial()
-    say(socket, "await.pongs", id=1)
-    assert hear(socket) == {"type": "reply", "re": 1, "data": True}
+def test_pings_of_the_server(open_socket: Open) -> None:
+    with serving(Service().app, ws=Pings, ws_ping_interval=0.05) as server:
+        socket = open_socket(url_of(server), {}, ())
+        say(socket, "await.pongs", id=1)
+        assert hear(socket) == {"type": "reply", "re": 1, "data": True}
+        socket.close()
 
 
 @CLIENTS.row("its own pings are answered", no={BROWSER: "scripts cannot ping", CLI: "cannot ping"})
@@ -323,8 +322,9 @@ def test_an_end_of_the_manager(dial: Dial, server: Running, service: Service) ->
 def test_a_restart_of_the_server(open_socket: Open) -> None:
     service, port = Service(), 0
     for _ in range(2):
-        with at_work(service, port=port) as server:
-            socket = open_socket(f"ws://{server.address}/ws?token={token()}", {}, ())
+        with serving(service.app, port=port) as server:
+            socket = open_socket(url_of(server), {}, ())
             require_answers(socket)
             port = int(server.address.rpartition(":")[2])
-        assert end_of(socket)[0] == 1012
+            server.should_exit = True
+            assert end_of(socket)[0] == 1012
