@@ -23,7 +23,7 @@ from websockets.typing import Subprotocol
 from tests.chromium import MISSING, chromium, is_wanted
 from tests.clients.programs import TIMEOUT, Program, Script, require_node
 
-__all__ = ["Closed", "Message", "Open", "Refused", "Socket", "command_line", "in_browser", "on_node", "websocket_client", "websockets", "with_aiohttp"]
+__all__ = ["Actor", "Closed", "Message", "Open", "Refused", "Socket", "command_line", "in_browser", "on_node", "websocket_client", "websockets", "with_aiohttp"]
 
 Message: TypeAlias = str | bytes
 
@@ -291,14 +291,15 @@ class ScriptedSocket:
         self.subprotocol: str | None = values[0] or None
 
     def send(self, message: Message) -> None:
-        self._actor.do("send", message if isinstance(message, str) else list(message))
+        self._actor.do("send", message)
 
     def receive(self) -> Message:
         event, *values = self._actor.next()
         if event == "closed":
             self._closed = True
             raise Closed(*values)
-        return values[0] if isinstance(values[0], str) else bytes(values[0])
+        message: Message = values[0]
+        return message
 
     def ping(self) -> None:
         self._actor.do("ping")
@@ -334,12 +335,12 @@ class Page:
         self._socket = page.evaluate_handle(script, [url, list(subprotocols), TIMEOUT * 1000])
 
     def do(self, *command: Any) -> None:
-        name, *values = command
+        name, *values = [list(value) if isinstance(value, bytes) else value for value in command]
         self._socket.evaluate("(socket, [name, values]) => socket[name](...values)", [name, values])
 
     def next(self) -> list[Any]:
-        event: list[Any] = self._socket.evaluate("(socket) => socket.next()")
-        return event
+        event = self._socket.evaluate("(socket) => socket.next()")
+        return [bytes(value) if isinstance(value, list) else value for value in event]
 
     def end(self) -> None:
         self._context.close()

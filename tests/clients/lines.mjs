@@ -1,4 +1,5 @@
 // How a script talks with the tests: it tells events and obeys commands. Both are JSON lists, one a line.
+// Buffers are written as Node writes them, and read.
 import { createInterface } from "node:readline"
 
 export const given = JSON.parse(process.argv[2])
@@ -9,7 +10,7 @@ export function tell(...event) {
 
 export async function obey(actions) {
   for await (const line of createInterface({ input: process.stdin })) {
-    const [action, ...values] = JSON.parse(line)
+    const [action, ...values] = JSON.parse(line, (_, value) => (value?.type === "Buffer" ? Buffer.from(value) : value))
     actions[action](...values)
   }
   process.exit()

@@ -80,21 +80,30 @@ class Program:
 
 
 class Script:
-    """A script of this directory on Node: it obeys commands, and tells events. Both are JSON lists."""
+    """A script of this directory on Node: it obeys commands, and tells events. Both are JSON lists, in which
+    bytes look as Node writes them."""
 
     def __init__(self, name: str, *arguments: Any) -> None:
         self._program = Program(_NODE, HERE / name, json.dumps(arguments))
 
     def do(self, *command: Any) -> None:
-        self._program.write(json.dumps(command))
+        self._program.write(json.dumps(command, default=_buffer_of))
 
     def next(self) -> list[Any]:
         """The next event."""
-        event: list[Any] = json.loads(self._program.read())
+        event: list[Any] = json.loads(self._program.read(), object_hook=_without_buffer)
         return event
 
     def end(self) -> None:
         self._program.end()
+
+
+def _buffer_of(data: bytes) -> dict[str, Any]:
+    return {"type": "Buffer", "data": list(data)}
+
+
+def _without_buffer(value: dict[str, Any]) -> Any:
+    return bytes(value["data"]) if value.get("type") == "Buffer" else value
 
 
 def require_node() -> None:

@@ -7,7 +7,7 @@ const [url, headers, subprotocols] = given
 const socket = new WebSocket(url, subprotocols, { headers })
 
 socket.on("open", () => tell("open", socket.protocol))
-socket.on("message", (data, isBinary) => tell("message", isBinary ? [...data] : data.toString()))
+socket.on("message", (data, isBinary) => tell("message", isBinary ? data : data.toString()))
 socket.on("pong", () => tell("pong"))
 socket.on("close", (code, reason) => tell("closed", code, reason.toString()))
 socket.on("error", (error) => console.error(error.message))
@@ -17,7 +17,7 @@ socket.on("unexpected-response", async (_, response) => {
 })
 
 await obey({
-  send: (data) => socket.send(typeof data === "string" ? data : Uint8Array.from(data)),
+  send: (data) => socket.send(data),
   ping: () => socket.ping(),
   close: (code, reason) => socket.close(code, reason),
 })

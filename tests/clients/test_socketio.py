@@ -1,0 +1,163 @@
+"""A socket.io server behind the guard, with the clients of socket.io: they see what they saw without it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import socketio
+
+from tests.clients.drivers import Actor
+from tests.clients.protocols import PROTOCOLS, SOCKETIO, Client, Ends, Site, made
+from tests.clients.service import token
+
+
+def make_socketio(ends: Ends) -> Any:
+    server = socketio.AsyncServer(async_mode="asgi", transports=["websocket"])
+
+    async def connect(sid: str, environ: Any, auth: Any) -> None:
+        if auth == "unwanted":
+            raise socketio.exceptions.ConnectionRefusedError("not you")
+        await server.save_session(sid, auth)
+
+    async def echo(sid: str, data: Any) -> Any:
+        return data
+
+    async def ask(sid: str, data: Any) -> Any:
+        return await server.call("question", data, to=sid)
+
+    async def join(sid: str, room: str) -> str:
+        await server.enter_room(sid, room)
+        return "joined"
+
+    async def say(sid: str, room: str) -> str:
+        for number in range(3):
+            await server.emit("news", number, room=room)
+        return "said"
+
+    async def end(sid: str, data: Any) -> None:
+        await server.disconnect(sid)
+
+    async def disconnect(sid: str, reason: str) -> None:
+        ends.put((await server.get_session(sid), reason))
+
+    for handler in (connect, echo, ask, join, say, end, disconnect):
+        server.on(handler.__name__, handler)
+    return socketio.ASGIApp(server)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["bare", "guarded"])
+def site(request: pytest.FixtureRequest) -> Generator[Site]:
+    with made(make_socketio, is_guarded=request.param) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Generator[Site]:
+    with made(make_socketio, is_guarded=True) as site:
+        yield site
+
+
+def url_of(site: Site, query: str | None = None) -> str:
+    return f"http://{site.server.address}/?" + (f"token={token()}" if query is None else query)
+
+
+def call(client: Actor, name: str, data: Any) -> Any:
+    client.do("call", name, data)
+    event, answer = client.next()
+    assert event == "answer"
+    return answer
+
+
+@PROTOCOLS.row("connects with a token, and is known", only=SOCKETIO)
+def test_a_token(client: Client, guarded: Site) -> None:
+    with client(url_of(guarded)) as ann:
+        assert ann.next() == ["connected"]
+        (conn,) = guarded.manager.connections(user_id="ann")
+        assert guarded.server.do(guarded.manager.broadcast({"type": "news"})).unsupported == 1
+        assert call(ann, "echo", 1) == 1
+        assert conn.id
+
+
+@PROTOCOLS.row("does not connect without one", only=SOCKETIO)
+def test_no_token(client: Client, guarded: Site) -> None:
+    with client(url_of(guarded, "")) as nobody:
+        event, *_ = nobody.next()
+        assert event == "refused"
+        assert guarded.manager.connections() == []
+
+
+@PROTOCOLS.row("is refused in the application's own words", only=SOCKETIO)
+def test_a_refusal_of_the_application(client: Client, site: Site) -> None:
+    with client(url_of(site), "unwanted") as ann:
+        assert ann.next() == ["refused", "not you"]
+
+
+@PROTOCOLS.row("asks and is answered: acknowledgements, queries", only=SOCKETIO)
+def test_acknowledgements_go_both_ways(client: Client, site: Site) -> None:
+    with client(url_of(site)) as ann:
+        assert ann.next() == ["connected"]
+        assert call(ann, "echo", {"text": "漢字 👩‍👩‍👧"}) == {"text": "漢字 👩‍👩‍👧"}
+        assert call(ann, "ask", "who") == ["re", "who"]
+
+
+@PROTOCOLS.row(
+    "gets the application's errors",
+    only=SOCKETIO,
+    no=dict.fromkeys(SOCKETIO, "the protocol has none: an acknowledgement stays out"),
+)
+def test_errors(client: Client, site: Site) -> None:
+    with client(url_of(site)) as ann:
+        assert ann.next() == ["connected"]
+        assert call(ann, "fail", 1)
+
+
+@PROTOCOLS.row("exchanges bytes", only=SOCKETIO)
+def test_binary_attachments(client: Client, site: Site) -> None:
+    with client(url_of(site)) as ann:
+        assert ann.next() == ["connected"]
+        data = {"name": "all bytes", "files": [bytes(range(256)), b""]}
+        assert call(ann, "echo", data) == data
+
+
+@PROTOCOLS.row("hears what the server says: rooms, subscriptions", only=SOCKETIO)
+def test_rooms(client: Client, site: Site) -> None:
+    with client(url_of(site)) as ann, client(url_of(site)) as bob, client(url_of(site)) as carol:
+        for one in (ann, bob, carol):
+            assert one.next() == ["connected"]
+        for one in (ann, bob):
+            assert call(one, "join", "lobby") == "joined"
+        assert call(carol, "say", "lobby") == "said"
+        for one in (ann, bob):
+            assert [one.next() for _ in range(3)] == [["news", number] for number in range(3)]
+
+
+@PROTOCOLS.row("leaves, and the application hears of it", only=SOCKETIO)
+def test_an_end_of_the_client(client: Client, site: Site) -> None:
+    with client(url_of(site), "leaver") as ann:
+        assert ann.next() == ["connected"]
+        ann.do("leave")
+        assert ann.next() == ["left"]
+        assert site.end_of("leaver") in {"client disconnect", "transport close"}
+
+
+@PROTOCOLS.row("is sent away by the application", only=SOCKETIO)
+def test_an_end_of_the_application(client: Client, site: Site) -> None:
+    with client(url_of(site), "goner") as ann:
+        assert ann.next() == ["connected"]
+        ann.do("emit", "end", "now")
+        assert ann.next() == ["left"]
+        assert site.end_of("goner") in {"server disconnect", "transport close"}
+
+
+@PROTOCOLS.row("sees a restart, 1012, and comes back by itself", only=SOCKETIO)
+def test_a_restart(client: Client, guarded: Site) -> None:
+    with client(url_of(guarded)) as ann:
+        assert ann.next() == ["connected"]
+        with guarded.restarting():
+            assert ann.next() == ["left"]
+        while (event := ann.next()) != ["connected"]:
+            assert event[0] == "refused"
+        assert call(ann, "echo", 1) == 1
