@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,22 @@ from websockets.typing import Subprotocol
 from tests.chromium import MISSING, chromium, is_wanted
 from tests.clients.programs import TIMEOUT, Program, Script, require_node
 
-__all__ = ["Actor", "Closed", "Message", "Open", "Refused", "Socket", "command_line", "in_browser", "on_node", "websocket_client", "websockets", "with_aiohttp"]
+__all__ = [
+    "Actor",
+    "Closed",
+    "Message",
+    "Open",
+    "Refused",
+    "Socket",
+    "WebSocketsSocket",
+    "command_line",
+    "end_of",
+    "in_browser",
+    "on_node",
+    "websocket_client",
+    "websockets",
+    "with_aiohttp",
+]
 
 Message: TypeAlias = str | bytes
 
@@ -70,10 +85,17 @@ class Socket(Protocol):
         ...
 
 
-class Open(Protocol):
-    """Opens sockets. Raises `Refused`."""
+Open: TypeAlias = Callable[[str, Mapping[str, str], Sequence[str]], Socket]
+"""Opens a socket at a URL, with headers and offered subprotocols. Raises `Refused`."""
 
-    def __call__(self, url: str, headers: Mapping[str, str], subprotocols: Sequence[str]) -> Socket: ...
+
+def end_of(socket: Socket) -> tuple[int, str]:
+    """How the socket ends, whatever comes before."""
+    while True:
+        try:
+            socket.receive()
+        except Closed as end:
+            return end.code, end.reason
 
 
 # --- websockets
@@ -86,7 +108,7 @@ class WebSocketsSocket:
             opening = connect(url, additional_headers=headers, subprotocols=offered, proxy=None)
             self._socket = opening.__enter__()
         except InvalidStatus as refusal:
-            raise Refused(refusal.response.status_code, refusal.response.body or b"") from None
+            raise Refused(refusal.response.status_code, bytes(refusal.response.body or b"")) from None
         self.subprotocol: str | None = self._socket.subprotocol
 
     def send(self, message: Message) -> None:
@@ -119,7 +141,7 @@ class CommandLineSocket:
     def __init__(self, url: str, headers: Mapping[str, str], subprotocols: Sequence[str]) -> None:
         if headers or subprotocols:
             raise Impossible
-        self._program = Program(sys.executable, "-m", "websockets", url, PYTHONUTF8="1")
+        self._program = Program(sys.executable, "-m", "websockets", url, PYTHONUTF8="1", no_proxy="*")
         self.subprotocol: str | None = None
         refusal = self._find(r"Connected to|Failed to connect.*?(HTTP (?P<status>\d+))?\.$")
         if refusal[0] != "Connected to":
@@ -176,18 +198,17 @@ class AiohttpSocket:
         subprotocols: Sequence[str],
     ) -> None:
         self._portal = portal
-        # By itself it answers pings and hides pongs; `receive` does the first, and `ping` must see the second.
+        # By itself it answers pings and hides pongs: `_next` does the one, and `ping` must see the other.
         options = {"headers": headers, "protocols": subprotocols, "autoping": False}
-        self._socket: aiohttp.ClientWebSocketResponse = portal.call(
-            partial(self._connect, session, url, **options)
-        )
+        self._socket = portal.call(partial(self._connect, session, url, **options))
         self.subprotocol = self._socket.protocol
 
     async def _connect(
         self, session: aiohttp.ClientSession, url: str, **options: Any
     ) -> aiohttp.ClientWebSocketResponse:
         try:
-            return await session.ws_connect(url, **options)
+            socket: aiohttp.ClientWebSocketResponse = await session.ws_connect(url, **options)
+            return socket
         except aiohttp.WSServerHandshakeError as refusal:
             raise Refused(refusal.status) from None
 
@@ -199,8 +220,10 @@ class AiohttpSocket:
         return message
 
     def send(self, message: Message) -> None:
-        send = self._socket.send_str if isinstance(message, str) else self._socket.send_bytes
-        self._portal.call(send, message)
+        if isinstance(message, str):
+            self._portal.call(self._socket.send_str, message)
+        else:
+            self._portal.call(self._socket.send_bytes, message)
 
     def receive(self) -> Message:
         message = self._portal.call(self._next)
@@ -244,9 +267,13 @@ class WebSocketClientSocket:
         self.subprotocol: str | None = self._socket.subprotocol
 
     def send(self, message: Message) -> None:
-        (self._socket.send if isinstance(message, str) else self._socket.send_binary)(message)
+        if isinstance(message, str):
+            self._socket.send(message)
+        else:
+            self._socket.send_binary(message)
 
     def receive(self) -> Message:
+        data: bytes
         opcode, data = self._socket.recv_data()
         if opcode == websocket.ABNF.OPCODE_CLOSE:
             raise Closed(int.from_bytes(data[:2]), data[2:].decode())
@@ -259,7 +286,8 @@ class WebSocketClientSocket:
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         self._socket.close(code, reason.encode())
-        self._socket.shutdown()  # it forgets to, where the server closed first
+        # It forgets to, where the server closed first.
+        self._socket.shutdown()  # type: ignore[no-untyped-call]  # the one method without annotations
 
 
 @contextmanager

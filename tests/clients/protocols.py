@@ -1,4 +1,7 @@
-"""Protocols of others behind the guard, which understands none of them: their own servers, their own clients."""
+"""Protocols that the guard does not understand: their own servers behind it, and their own clients."""
+
+# python-socketio has no types of its own.
+# pyright: reportMissingTypeStubs=false
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any, TypeAlias
 import aiohttp
 import socketio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from socketio import exceptions
 
 from tests.clients.drivers import Actor
 from tests.clients.programs import TIMEOUT, Script, require_node
@@ -20,7 +24,7 @@ from tests.frameworks.servers import Running, serving
 from tests.matrix import Matrix
 from wsmanager import ConnectionManager, WebSocketMiddleware
 
-__all__ = ["GRAPHQL", "PROTOCOLS", "SOCKETIO", "Client", "Ends", "Site", "made"]
+__all__ = ["GRAPHQL", "PROTOCOLS", "SOCKETIO", "Client", "Ends", "Site", "site_of"]
 
 Client: TypeAlias = Callable[..., AbstractContextManager[Actor]]
 """Opened with a URL, and what else the client takes."""
@@ -54,7 +58,7 @@ class Site:
 
 
 @contextmanager
-def made(make: Callable[[Ends], Any], *, is_guarded: bool) -> Generator[Site]:
+def site_of(make: Callable[[Ends], Any], *, is_guarded: bool) -> Generator[Site]:
     ends: Ends = queue.SimpleQueue()
     app, manager = make(ends), make_manager()
     with serving(WebSocketMiddleware(app, manager) if is_guarded else app) as server:
@@ -71,16 +75,16 @@ class PythonSocketIO:
 
     async def _connect(self, session: aiohttp.ClientSession, url: str, auth: Any) -> None:
         tell = self._events.put
-        # One of its own it would not close where it is refused.
-        self._client = client = socketio.AsyncClient(
-            http_session=session, reconnection_delay=0.02, reconnection_delay_max=0.05, handle_sigint=False
-        )
+        delays: dict[str, Any] = {"reconnection_delay": 0.02, "reconnection_delay_max": 0.05}
+        # A session of its own it would not close where it is refused.
+        client: Any = socketio.AsyncClient(http_session=session, handle_sigint=False, **delays)
+        self._client = client
         client.on("connect", lambda: tell(["connected"]))
         client.on("connect_error", lambda error: tell(["refused", _message_of(error)]))
         client.on("disconnect", lambda reason: tell(["left"]))
         client.on("news", lambda data: tell(["news", data]))
         client.on("question", lambda data: ["re", data])
-        with suppress(socketio.exceptions.ConnectionError):
+        with suppress(exceptions.ConnectionError):
             await client.connect(url, auth=auth, transports=["websocket"], wait_timeout=TIMEOUT)
 
     async def _do(self, name: str, *values: Any) -> None:

@@ -24,13 +24,14 @@ __all__ = ["Pings", "Service", "make_manager", "token"]
 SECRET = "a secret of at least 32 characters"
 
 
-def token(user: str = "ann") -> str:
-    return jwt.encode({"sub": user, "exp": int(time.time()) + 600}, SECRET, algorithm="HS256")
+def token(user: str = "ann", **claims: str) -> str:
+    claims = {"sub": user, **claims}
+    return jwt.encode({**claims, "exp": int(time.time()) + 600}, SECRET, algorithm="HS256")
 
 
 def make_manager() -> ConnectionManager:
     """One that minds no number of handshakes or messages."""
-    config = WebSocketConfig(rate_limit_max=100_000, handshake_exempt=["127.0.0.0/8"])
+    config = WebSocketConfig(rate_limit_max=100_000, handshake_exempt=("127.0.0.0/8",))
     return ConnectionManager(config, auth=JWTAuth(SECRET, algorithms=["HS256"]))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from typing import Any, Protocol
@@ -12,11 +13,11 @@ import msgspec
 import pytest
 
 from tests.clients.drivers import (
-    Closed,
     Open,
     Refused,
     Socket,
     command_line,
+    end_of,
     in_browser,
     on_node,
     websocket_client,
@@ -124,23 +125,6 @@ def require_answers(socket: Socket) -> None:
     assert hear(socket) == {"type": "reply", "re": "?", "data": 3}
 
 
-def messages(socket: Socket) -> Iterator[Any]:
-    """Whatever comes before the end."""
-    while True:
-        try:
-            yield hear(socket)
-        except Closed:
-            return
-
-
-def end_of(socket: Socket) -> tuple[int, str]:
-    while True:
-        try:
-            socket.receive()
-        except Closed as end:
-            return end.code, end.reason
-
-
 # --- who comes in
 
 
@@ -199,7 +183,7 @@ def test_a_client_with_a_subprotocol_is_accepted_to_be_refused(dial: Dial) -> No
 @CLIENTS.row("exchanges text of all Unicode")
 def test_text_of_all_unicode(dial: Dial) -> None:
     socket = dial()
-    text = "naïve Ω 漢字 👩‍👩‍👧 \u2028 \ufeff \uffff \U0010ffff \0 \\ \""
+    text = 'naïve Ω 漢字 👩‍👩‍👧 \u2028 \ufeff \uffff \U0010ffff \0 \\ "'
     say(socket, "echo", text)
     assert hear(socket) == {"type": "echo", "data": text}
 
@@ -223,10 +207,12 @@ def test_replies_and_errors(dial: Dial) -> None:
 
 @CLIENTS.row("hears a broadcast")
 def test_a_broadcast(dial: Dial, server: Running, service: Service) -> None:
-    sockets = [dial(), dial(query=f"token={token('bob')}")]
+    tenant = secrets.token_hex()  # in which nobody is left of a test before
+    sockets = [dial(query=f"token={token(user, tenant=tenant)}") for user in ("ann", "bob")]
     for socket in sockets:
         require_answers(socket)
-    assert server.do(service.manager.broadcast({"type": "news", "data": "tea"})).sent == 2
+    news = service.manager.broadcast({"type": "news", "data": "tea"}, tenant=tenant)
+    assert server.do(news).sent == 2
     assert [hear(socket) for socket in sockets] == [{"type": "news", "data": "tea"}] * 2
 
 
@@ -284,11 +270,13 @@ def test_pings_of_the_client(dial: Dial) -> None:
 
 @CLIENTS.row("is shown the server's close code and reason")
 def test_a_close_of_the_server(dial: Dial, server: Running, service: Service) -> None:
-    for path in ("/ws", "/opaque"):
-        socket = dial(path)
-        (conn,) = service.manager.connections()
-        server.do(service.manager.disconnect(conn, 4321, "enough, ‘ann’"))
-        assert end_of(socket) == (4321, "enough, ‘ann’")
+    for path, door in (("/ws", "endpoint"), ("/opaque", "guard")):
+        socket = dial(path, query=f"token={token(door)}")
+        say(socket, "ping")
+        socket.receive()
+        (conn,) = service.manager.connections(user_id=door)
+        server.do(service.manager.disconnect(conn, 4321, "genug für heute"))
+        assert end_of(socket) == (4321, "genug für heute")
 
 
 @CLIENTS.row("its own close code and reason reach the application", no={CLI: "closes with 1000 only"})
@@ -296,10 +284,9 @@ def test_a_close_of_the_client(dial: Dial, service: Service) -> None:
     socket = dial("/opaque")
     socket.send("hello")
     assert socket.receive() == "hello"
-    while not service.ends.empty():  # of tests before
-        service.ends.get()
-    socket.close(4242, "bye, ‘server’")
-    assert service.ends.get(timeout=TIMEOUT) == (4242, "bye, ‘server’")
+    socket.close(4242, "tschüß")
+    while service.ends.get(timeout=TIMEOUT) != (4242, "tschüß"):
+        pass  # the end of a test before
 
 
 @CLIENTS.row("is told that the manager ends, by 4001 or 1012, and comes back")
@@ -310,8 +297,9 @@ def test_an_end_of_the_manager(dial: Dial, server: Running, service: Service) ->
     assert opaque.receive() == "hello"
     server.do(service.manager.aclose())
     try:
-        (word,) = messages(spoken_to)
+        word = hear(spoken_to)
         assert (word["type"], word["data"]["reconnect"]) == ("disconnect", True)
+        assert end_of(spoken_to) == (4001, "shutdown")
         assert end_of(opaque) == (1012, "shutdown")
     finally:
         server.do(service.manager.__aenter__())

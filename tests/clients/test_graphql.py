@@ -1,9 +1,10 @@
-"""A GraphQL server that speaks graphql-transport-ws behind the guard: its clients see what they saw without."""
+"""A server of graphql-transport-ws behind the guard, with its client, which sees what it saw without it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncGenerator, Generator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -14,77 +15,79 @@ from ariadne.asgi import GraphQL
 from ariadne.asgi.handlers import GraphQLTransportWSHandler
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
-from websockets.typing import Subprotocol
 
-from tests.clients.protocols import GRAPHQL, PROTOCOLS, Client, Ends, Site, made
+from tests.clients.drivers import WebSocketsSocket, end_of
+from tests.clients.protocols import GRAPHQL, PROTOCOLS, Client, Ends, Site, site_of
 from tests.clients.service import token
 
 SCHEMA = """
 type Query { echo(text: String): String, fail: String }
 type Subscription { count(to: Int!): Int!, watch(name: String!): Int! }
 """
+QUERY, SUBSCRIPTION = QueryType(), SubscriptionType()
+
+
+@QUERY.field("echo")
+def echo(_: Any, info: Any, text: str) -> str:
+    return text
+
+
+@QUERY.field("fail")
+def fail(_: Any, info: Any) -> str:
+    raise ValueError("nothing to see")
+
+
+@SUBSCRIPTION.source("count")
+async def count(_: Any, info: Any, to: int) -> AsyncGenerator[int]:
+    for number in range(to):
+        yield number
+
+
+@SUBSCRIPTION.source("watch")
+async def watch(_: Any, info: Any, name: str) -> AsyncGenerator[int]:
+    try:
+        yield 0
+        if name == "goner":
+            await info.context["websocket"].close(4409, "enough")
+        await asyncio.Event().wait()
+    finally:
+        info.context["ends"].put((name, "ended"))
+
+
+@SUBSCRIPTION.field("count")
+@SUBSCRIPTION.field("watch")
+def number(value: int, info: Any, **_: Any) -> int:
+    return value
+
+
+def refuse_the_unwanted(_: Any, payload: Any) -> None:
+    if payload == {"name": "unwanted"}:
+        raise ValueError("not you")
 
 
 def make_graphql(ends: Ends) -> Starlette:
-    query, subscription = QueryType(), SubscriptionType()
+    schema = make_executable_schema(SCHEMA, QUERY, SUBSCRIPTION)
 
-    def on_connect(websocket: Any, payload: Any) -> None:
-        if payload == {"name": "unwanted"}:
-            raise ValueError("not you")
+    def context(websocket: Any, _: Any) -> dict[str, Any]:
+        return {"websocket": websocket, "ends": ends}
 
-    @query.field("echo")
-    def echo(_: Any, info: Any, text: str) -> str:
-        return text
+    def speaking(**settings: Any) -> GraphQL:
+        handler = GraphQLTransportWSHandler(on_connect=refuse_the_unwanted, **settings)
+        return GraphQL(schema, context_value=context, websocket_handler=handler)
 
-    @query.field("fail")
-    def fail(_: Any, info: Any) -> str:
-        raise ValueError("nothing to see")
-
-    @subscription.source("count")
-    async def count(_: Any, info: Any, to: int) -> AsyncGenerator[int]:
-        for number in range(to):
-            yield number
-
-    @subscription.source("watch")
-    async def watch(_: Any, info: Any, name: str) -> AsyncGenerator[int]:
-        if name == "goner":
-            asyncio.get_running_loop().call_soon(asyncio.create_task, end(info))
-        try:
-            yield 0
-            await asyncio.Event().wait()
-        finally:
-            ends.put((name, "ended"))
-
-    async def end(info: Any) -> None:
-        await info.context["request"].close(4409, "enough")
-
-    @subscription.field("count")
-    @subscription.field("watch")
-    def number(value: int, info: Any, **_: Any) -> int:
-        return value
-
-    schema = make_executable_schema(SCHEMA, query, subscription)
-    patient = GraphQLTransportWSHandler(on_connect=on_connect)
-    hasty = GraphQLTransportWSHandler(connection_init_wait_timeout=timedelta(seconds=0.05))
-    return Starlette(
-        routes=[
-            Mount("/hasty", GraphQL(schema, websocket_handler=hasty)),
-            Mount("/", GraphQL(schema, websocket_handler=patient)),
-        ]
-    )
+    hasty = speaking(connection_init_wait_timeout=timedelta(seconds=0.05))
+    return Starlette(routes=[Mount("/hasty", hasty), Mount("/", speaking())])
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["bare", "guarded"])
 def site(request: pytest.FixtureRequest) -> Generator[Site]:
-    with made(make_graphql, is_guarded=request.param) as site:
+    with site_of(make_graphql, is_guarded=request.param) as site:
         yield site
 
 
 @pytest.fixture(scope="module")
 def guarded() -> Generator[Site]:
-    with made(make_graphql, is_guarded=True) as site:
+    with site_of(make_graphql, is_guarded=True) as site:
         yield site
 
 
@@ -98,23 +101,23 @@ WATCH = "subscription ($name: String!) { watch(name: $name) }"
 
 @PROTOCOLS.row("connects with a token, and is known", only=GRAPHQL)
 def test_a_token(client: Client, guarded: Site) -> None:
-    with client(url_of(guarded)) as ann:
-        assert ann.next() == ["connected"]
-        (conn,) = guarded.manager.connections(user_id="ann")
-        assert guarded.server.do(guarded.manager.broadcast({"type": "news"})).unsupported == 1
-        ann.do("subscribe", 1, ECHO, {"text": "hello"})
-        assert ann.next() == ["next", 1, {"echo": "hello"}, None]
-        assert conn.id
+    user = secrets.token_hex()
+    with client(url_of(guarded, query=f"token={token(user)}")) as somebody:
+        assert somebody.next() == ["connected"]
+        (conn,) = guarded.manager.connections(user_id=user)
+        report = guarded.server.do(guarded.manager.send_to_connection(conn.id, {"type": "news"}))
+        assert report.unsupported == 1
+        somebody.do("subscribe", 1, ECHO, {"text": "hello"})
+        assert somebody.next() == ["next", 1, {"echo": "hello"}, None]
 
 
 @PROTOCOLS.row("does not connect without one", only=GRAPHQL)
 def test_no_token(client: Client, guarded: Site) -> None:
     with client(url_of(guarded, query="")) as nobody:
         assert nobody.next() == ["refused", "Unexpected server response: 401"]
-        assert guarded.manager.connections() == []
 
 
-@PROTOCOLS.row("is refused in the application's own words", only=GRAPHQL)
+@PROTOCOLS.row("is turned away by the application", only=GRAPHQL)
 def test_a_refusal_of_the_application(client: Client, site: Site) -> None:
     with client(url_of(site), {"name": "unwanted"}) as ann:
         assert ann.next() == ["closed", 1000, ""]
@@ -129,7 +132,7 @@ def test_queries(client: Client, site: Site) -> None:
         assert ann.next() == ["complete", 1]
 
 
-@PROTOCOLS.row("gets the application's errors", only=GRAPHQL)
+@PROTOCOLS.row("asks and is answered: acknowledgements, queries", only=GRAPHQL)
 def test_errors(client: Client, site: Site) -> None:
     with client(url_of(site)) as ann:
         assert ann.next() == ["connected"]
@@ -175,7 +178,7 @@ def test_an_end_of_the_client(client: Client, site: Site) -> None:
         assert site.end_of("leaver") == "ended"
 
 
-@PROTOCOLS.row("is sent away by the application", only=GRAPHQL)
+@PROTOCOLS.row("is sent away later", only=GRAPHQL)
 def test_an_end_of_the_application(client: Client, site: Site) -> None:
     with client(url_of(site)) as ann:
         assert ann.next() == ["connected"]
@@ -199,7 +202,10 @@ def test_a_restart(client: Client, guarded: Site) -> None:
         assert ann.next() == ["next", 1, {"watch": 0}, None]
 
 
-INIT, SUBSCRIBE = {"type": "connection_init"}, {"type": "subscribe", "id": "1", "payload": {"query": "{ echo }"}}
+INIT, SUBSCRIBE = (
+    {"type": "connection_init"},
+    {"type": "subscribe", "id": "1", "payload": {"query": "{ echo }"}},
+)
 FOREVER = {
     "type": "subscribe",
     "id": "1",
@@ -220,12 +226,8 @@ FOREVER = {
 def test_the_close_codes_of_the_protocol_pass(
     site: Site, path: str, messages: Sequence[Any], code: int
 ) -> None:
-    offered = [Subprotocol("graphql-transport-ws")]
-    with connect(url_of(site, path), subprotocols=offered, proxy=None) as socket:
-        assert socket.subprotocol == "graphql-transport-ws"
-        for message in messages:
-            socket.send(json.dumps(message))
-        with pytest.raises(ConnectionClosed):
-            while True:
-                socket.recv(timeout=10)
-        assert socket.close_code == code
+    socket = WebSocketsSocket(url_of(site, path), {}, ["graphql-transport-ws"])
+    assert socket.subprotocol == "graphql-transport-ws"
+    for message in messages:
+        socket.send(json.dumps(message))
+    assert end_of(socket)[0] == code
