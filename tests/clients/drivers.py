@@ -299,7 +299,7 @@ def websocket_client() -> Generator[Open]:
 
 
 class Actor(Protocol):
-    """What obeys commands and tells events in JavaScript."""
+    """A client that obeys commands and tells events: mostly a script."""
 
     def do(self, *command: Any) -> None: ...
 

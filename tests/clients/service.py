@@ -29,10 +29,10 @@ def token(user: str = "ann", **claims: str) -> str:
     return jwt.encode({**claims, "exp": int(time.time()) + 600}, SECRET, algorithm="HS256")
 
 
-def make_manager() -> ConnectionManager:
-    """One that minds no number of handshakes or messages."""
-    config = WebSocketConfig(rate_limit_max=100_000, handshake_exempt=("127.0.0.0/8",))
-    return ConnectionManager(config, auth=JWTAuth(SECRET, algorithms=["HS256"]))
+def make_manager(**settings: Any) -> ConnectionManager:
+    """One that minds no number of handshakes, and of messages only by its settings."""
+    limits: dict[str, Any] = {"rate_limit_max": 100_000, "handshake_exempt": ("127.0.0.0/8",), **settings}
+    return ConnectionManager(WebSocketConfig(**limits), auth=JWTAuth(SECRET, algorithms=["HS256"]))
 
 
 class Pings(WebSocketsSansIOProtocol):

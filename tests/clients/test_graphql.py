@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from tests.clients.drivers import WebSocketsSocket, end_of
-from tests.clients.protocols import GRAPHQL, PROTOCOLS, Client, Ends, Site, site_of
+from tests.clients.protocols import GRAPHQL, HASTE, PROTOCOLS, Client, Ends, Site, site_of
 from tests.clients.service import token
 
 SCHEMA = """
@@ -87,7 +87,7 @@ def site(request: pytest.FixtureRequest) -> Generator[Site]:
 
 @pytest.fixture(scope="module")
 def guarded() -> Generator[Site]:
-    with site_of(make_graphql, is_guarded=True) as site:
+    with site_of(make_graphql) as site:
         yield site
 
 
@@ -187,6 +187,18 @@ def test_an_end_of_the_application(client: Client, site: Site) -> None:
             pass
         assert event == ["closed", 4409, "enough"]
         assert site.end_of("goner") == "ended"
+
+
+@PROTOCOLS.row("over the rate limit is closed, by 4029, and comes back by itself", only=GRAPHQL)
+def test_too_many_messages(client: Client) -> None:
+    with site_of(make_graphql, **HASTE) as site, client(url_of(site)) as ann:
+        assert ann.next() == ["connected"]
+        events: list[Any] = []
+        for number in range(40):
+            ann.do("subscribe", number, ECHO, {"text": "again"})
+            while events[-1:] != [["complete", number]]:
+                events.append(ann.next())
+        assert ["closed", 4029, "rate_limited"] in events
 
 
 @PROTOCOLS.row("sees a restart, 1012, and comes back by itself", only=GRAPHQL)

@@ -14,7 +14,7 @@ import socketio
 from socketio import exceptions
 
 from tests.clients.drivers import Actor
-from tests.clients.protocols import PROTOCOLS, SOCKETIO, Client, Ends, Site, site_of
+from tests.clients.protocols import HASTE, PROTOCOLS, SOCKETIO, Client, Ends, Site, site_of
 from tests.clients.service import token
 
 
@@ -64,7 +64,7 @@ def site(request: pytest.FixtureRequest) -> Generator[Site]:
 
 @pytest.fixture(scope="module")
 def guarded() -> Generator[Site]:
-    with site_of(make_socketio, is_guarded=True) as site:
+    with site_of(make_socketio) as site:
         yield site
 
 
@@ -146,6 +146,18 @@ def test_an_end_of_the_application(client: Client, site: Site) -> None:
         ann.do("emit", "end", "now")
         assert ann.next() == ["left"]
         assert site.end_of("goner") in {"server disconnect", "transport close"}
+
+
+@PROTOCOLS.row("over the rate limit is closed, by 4029, and comes back by itself", only=SOCKETIO)
+def test_too_many_messages(client: Client) -> None:
+    with site_of(make_socketio, **HASTE) as site, client(url_of(site)) as ann:
+        assert ann.next() == ["connected"]
+        for number in range(30):
+            ann.do("emit", "echo", number)
+        assert ann.next() == ["left"]
+        assert site.manager.get_analytics().closed.keys() == {4029}
+        while (event := ann.next()) != ["connected"]:
+            assert event == ["left"]  # it was back too soon
 
 
 @PROTOCOLS.row("sees a restart, 1012, and comes back by itself", only=SOCKETIO)
