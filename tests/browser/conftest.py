@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 
+from ..chromium import MISSING, chromium, is_wanted
 from ..processes import Running, running
 
 HERE = Path(__file__).parent
-EXECUTABLE = shutil.which("chromium-headless-shell") or shutil.which("chromium")
-MISSING = "these tests need a browser: apt-get install chromium-headless-shell"
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
 DESKTOP = (1280, 800)
 PHONE = (390, 844)
 
@@ -34,7 +20,7 @@ expect.set_options(timeout=15_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if EXECUTABLE is None and not os.environ.get("REQUIRE_BROWSER"):
+    if not is_wanted():
         for item in items:
             if item.path.is_relative_to(HERE):
                 item.add_marker(pytest.mark.skip(reason=MISSING))
@@ -42,12 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Generator[Browser]:
-    """For one module: while Playwright runs, no other test of this process can have an event loop."""
-    assert EXECUTABLE is not None, MISSING
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=ARGUMENTS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ T = TypeVar("T")
 class Running(uvicorn.Server):
     """A server that knows its port, and whose loop takes work from other threads."""
 
-    def __init__(self, app: Any, **settings: Any) -> None:
-        config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=5, **settings)
+    def __init__(self, app: Any, *, port: int = 0, **settings: Any) -> None:
+        config = uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=5, **settings)
         super().__init__(config)
         self.ready = threading.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
