@@ -261,8 +261,8 @@ class Engine:
         self._mind_sigterm()
 
     def _mind_sigterm(self) -> None:
-        """Drain at a SIGTERM, before the server acts on it: it may set its handler late, so that this is
-        tried again until it is there."""
+        """Drain at a SIGTERM, before the server acts on it. It may set its handler late, or show no lifespan,
+        so that this is tried again with a first connection."""
         if self._forget_sigterm is None and self.config.drain_on_sigterm:
             self._forget_sigterm = drain_first(self)
 
@@ -367,7 +367,8 @@ class Engine:
         if conn.negotiated:
             conn.answer(self._welcome(conn))
         self.sender.appeared(conn)
-        self._mind_sigterm()
+        if self.registry.arrived == 1:
+            self._mind_sigterm()
         self.supervisor.keep_alive("heartbeat", self.heartbeat.run)
 
     def _welcome(self, conn: Connection) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMa
 from typing import Any, TypeAlias
 
 from .messages import Frame
+from .wire import Wire, never_waits, server_of, wire_of
 
 __all__ = [
     "Event",
@@ -44,6 +45,11 @@ Send: TypeAlias = Callable[[Event], Awaitable[None]]
 
 # Code whose `send` is known to suspend on plain futures only.
 _KNOWN = ("uvicorn.", "hypercorn.", "daphne.", "starlette.", "fastapi.", "wsmanager.")
+
+# As asyncio's own transports have them.
+_HIGH_WATER = 65_536
+_LOW_WATER = 16_384
+_LOOK_AGAIN = 0.02
 
 # ``await send(event)`` in a closure, as Python 3.11 compiles it.
 _AWAIT_OF_CLOSURE = ["PUSH_NULL", "LOAD_DEREF", "LOAD_FAST", "PRECALL", "CALL", "GET_AWAITABLE"]
@@ -136,7 +142,23 @@ class DeferredTransport(Transport):
         return send(event)
 
 
+class PacedTransport(Transport):
+    """For servers whose ``send`` waits for nobody: here it waits until they have written most of it."""
+
+    def write(self, send: Send, event: Event) -> Awaitable[None] | None:
+        rest, wire = super().write(send, event), wire_of(send)
+        if rest is None and wire is not None and wire.get_write_buffer_size() > _HIGH_WATER:
+            return _written(wire)
+        return rest
+
+
+async def _written(wire: Wire) -> None:
+    while wire.get_write_buffer_size() > _LOW_WATER:  # noqa: ASYNC110 - a transport tells nobody
+        await asyncio.sleep(_LOOK_AGAIN)
+
+
 _STEPPED = Transport()
+_PACED = PacedTransport()
 _EAGER = EagerTransport()
 _DEFERRED = DeferredTransport()
 _EAGER_TASKS = sys.version_info >= (3, 12)
@@ -144,6 +166,8 @@ _EAGER_TASKS = sys.version_info >= (3, 12)
 
 def transport_for(send: Send) -> Transport:
     """The transport that is right for this `send`."""
+    if never_waits(server_of(send)):
+        return _PACED
     if _is_known(send):
         return _STEPPED
     if _EAGER_TASKS:

@@ -8,10 +8,14 @@ to keep it there; found it is not on every server.
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator
+import logging
+import sys
+from collections.abc import Generator, Hashable
 from typing import Any, Final, Protocol, cast
 
-__all__ = ["Wire", "advice_for", "server_of", "wire_of"]
+from .logs import log_event
+
+__all__ = ["Wire", "advice_for", "never_waits", "server_of", "wire_of"]
 
 _STEPS: Final = 32
 # Hypercorn keeps it behind the stream, the connection and the task of the socket; with HTTP/2 it carries
@@ -34,13 +38,15 @@ class Wire(Protocol):
 
 
 class _Twisted:
-    """The same of Twisted's transports, which do not tell what they hold."""
+    """The same of Twisted's transports."""
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        # No method of theirs tells; where the names are not these any more, nothing is known of it.
+        held = getattr(self._transport, "dataBuffer", b""), getattr(self._transport, "_tempDataLen", 0)
+        return len(held[0]) - getattr(self._transport, "offset", 0) + held[1]
 
     def abort(self) -> None:
         self._transport.abortConnection()
@@ -48,6 +54,8 @@ class _Twisted:
 
 def wire_of(*callables: Any) -> Wire | None:
     """The transport behind a server's ``receive`` or ``send``, however wrapped; None where none is found."""
+    if all(_is_foreign(each) for each in callables):
+        return None
     for thing in _behind(callables):
         holder = getattr(thing, "writer", thing)
         transport: Any = getattr(holder, "transport", None)
@@ -60,9 +68,26 @@ def wire_of(*callables: Any) -> Wire | None:
 
 def server_of(*callables: Any) -> str:
     """The top module of the server that `receive` or `send` belong to; empty where it is not known."""
+    if all(_is_foreign(each) for each in callables):
+        return ""
     for thing in _behind(callables):
-        return _module_of(thing)
+        return _server(type(thing))
     return ""
+
+
+@functools.lru_cache(maxsize=16)
+def never_waits(server: str) -> bool:
+    """Whether the ``send`` of this server takes frames without end, whether they are read or not."""
+    if server == "daphne":
+        return True
+    if server != "uvicorn":
+        return False
+    version = getattr(sys.modules.get("uvicorn"), "__version__", "")
+    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdecimal())
+    if is_old := (0, 50) <= numbers < (0, 52, 1):
+        meaning = "its send waits for no peer (fixed in 0.52.1); here it does, at some cost"
+        log_event(logging.WARNING, "server.outdated", server=server, version=version, meaning=meaning)
+    return is_old
 
 
 def advice_for(server: str) -> str:
@@ -83,7 +108,7 @@ def _behind(callables: tuple[Any, ...]) -> Generator[Any]:
             found += [thing.func, *thing.args]
         elif hasattr(thing, "__self__"):
             found.append(thing.__self__)
-        elif _module_of(thing) in _FLAGS:
+        elif _server(type(thing)):
             if type(thing).__name__ in _SHARED:
                 return
             yield thing
@@ -92,8 +117,17 @@ def _behind(callables: tuple[Any, ...]) -> Generator[Any]:
             found += [_content(cell) for cell in getattr(thing, "__closure__", None) or ()]
 
 
-def _module_of(thing: Any) -> str:
-    return type(thing).__module__.partition(".")[0]
+def _is_foreign(callable_: Any) -> bool:
+    """Whether it is a method of something that is no server's: the short way for most sockets of tests."""
+    owner = getattr(callable_, "__self__", None)
+    return owner is not None and not _server(type(owner))
+
+
+@functools.lru_cache(maxsize=256)
+def _server(kind: Hashable) -> str:
+    """The server that this type belongs to; empty for none that is known."""
+    module = kind.__module__.partition(".")[0]
+    return module if module in _FLAGS else ""
 
 
 def _content(cell: Any) -> Any:

@@ -246,6 +246,7 @@ EVENTS = {
     "queue.failed",
     "refusal.failed",
     "send.failed",
+    "server.outdated",
     "shutdown.timeout",
     "task.crashed",
     "visit.failed",

@@ -120,15 +120,3 @@ class RawClient:
     def drop(self) -> None:
         """Let go of the socket."""
         self.writer.transport.abort()
-
-    async def is_cut_off(self, within: float) -> bool:
-        """Whether the server ends the connection in that time; what it has sent is not looked at."""
-        try:
-            async with asyncio.timeout(within):
-                while await self.reader.read(65_536):
-                    pass
-        except TimeoutError:
-            return False
-        except ConnectionError:
-            pass
-        return True

@@ -153,12 +153,8 @@ class Process:
         """Its ends of established connections and of half-closed ones, as the kernel knows them."""
         port = f":{self.port:04X}"
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        # A socket without an inode belongs to no process any more.
-        return [
-            state
-            for _, local, _, state, *rest in rows
-            if local.endswith(port) and state != "0A" and rest[5] != "0"
-        ]
+        # One that listens is none, nor one that belongs to no process any more.
+        return [row[3] for row in rows if row[1].endswith(port) and row[3] != "0A" and row[9] != "0"]
 
     # --- its end
 

@@ -1,4 +1,4 @@
-"""Peers that stall, die, lie and keep silent: each is bounded, is gone by its deadline, and leaves no trace."""
+"""Peers that stall, die, lie and keep silent: each is bounded, gone by its deadline, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ QUICK = {
 }
 MIB = 1_048_576
 JSON = "Sec-WebSocket-Protocol: wsmanager.v1.json\r\n"
-NO_BACKPRESSURE = {"daphne": "it takes every frame and keeps what is not read: put a proxy in front"}
 NO_ABORT = {"granian": "closed 4008, but the socket stays: nothing in ASGI aborts it, put a proxy in front"}
 
 
@@ -64,19 +63,19 @@ def test_f01_a_reset_in_the_middle_of_a_send(quick: Process) -> None:
     assert sum(figures["figures"]["closed"].values()) == 2
 
 
-@MATRIX.row("a silent peer that negotiated a heartbeat: 4012, and the socket is gone")
-def test_f02_a_silent_peer_is_closed_and_gone(quick: Process) -> None:
+@MATRIX.row("a silent peer that negotiated a heartbeat: 4012")
+def test_f02_a_silent_peer_is_closed(quick: Process) -> None:
     async def main() -> None:
         silent = await RawClient.dial(quick.url(), headers=JSON)
         await asyncio.to_thread(closed_with, quick, 4012)
-        assert await silent.is_cut_off(within=4)
+        assert await close_of(silent) == 4012
         silent.drop()
 
     asyncio.run(main())
     quick.wait_until_empty()
 
 
-@MATRIX.row("a peer that stops reading: bounded, 4008", no=NO_BACKPRESSURE)
+@MATRIX.row("a peer that stops reading: bounded, 4008")
 def test_f03_a_peer_that_stops_reading_is_bounded_and_closed(quick: Process) -> None:
     async def main() -> None:
         async with crowd(quick.url(), 2) as (stalled, reader):
@@ -107,11 +106,11 @@ async def read_all(client: RawClient) -> None:
 
 
 async def reads_a_byte_a_second(client: RawClient) -> None:
-    while await client.reader.read(1):
+    while await client.reader.read(1):  # noqa: ASYNC110 - that is what it does
         await asyncio.sleep(1)
 
 
-@MATRIX.row("a peer that reads a byte a second: the same", no=NO_BACKPRESSURE)
+@MATRIX.row("a peer that reads a byte a second: the same")
 def test_f03_a_peer_that_reads_a_byte_a_second_is_closed(quick: Process) -> None:
     async def main() -> None:
         async with crowd(quick.url(), 1) as (slow,):
@@ -127,7 +126,7 @@ def test_f03_a_peer_that_reads_a_byte_a_second_is_closed(quick: Process) -> None
     quick.wait_until_empty()
 
 
-@MATRIX.row("and its socket is cut off, though ASGI cannot", no={**NO_BACKPRESSURE, **NO_ABORT})
+@MATRIX.row("and its socket is cut off, though ASGI cannot", no=NO_ABORT)
 def test_f03_the_socket_of_a_stalled_peer_is_cut_off(quick: Process) -> None:
     async def main() -> None:
         stalled = await RawClient.dial(quick.url())
@@ -142,7 +141,7 @@ def test_f03_the_socket_of_a_stalled_peer_is_cut_off(quick: Process) -> None:
     asyncio.run(main())
 
 
-@MATRIX.row("one that says goodbye and reads nothing: the same", no=NO_ABORT)
+@MATRIX.row("one that says goodbye and reads nothing: the same")
 def test_who_says_goodbye_and_reads_nothing_is_cut_off(quick: Process) -> None:
     async def main() -> None:
         stalled = await RawClient.dial(quick.url())
@@ -223,10 +222,10 @@ def test_f45_a_loop_that_stands_still_disconnects_nobody(quick: Process) -> None
             for client in clients:
                 client.say("ping", {})  # who has exchanged one is watched
                 await client.hear()
-            clients[0].say("stall", 5)
+            clients[0].say("stall", 4)
             await asyncio.sleep(0.1)
-            echoes = await asyncio.gather(*(client.ask("echo", 1) for client in clients[1:]))
-            assert echoes == [1] * 4
+            echoes = await asyncio.gather(*(client.ask("echo", 1) for client in clients))
+            assert echoes == [1] * 5
             await asyncio.sleep(0.5)
             seen = quick.figures()
             assert seen["figures"]["closed"] == {}
