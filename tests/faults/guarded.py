@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from typing import Any
 
 import jwt
 from starlette.applications import Starlette
@@ -30,7 +32,23 @@ async def block(conn: Connection, data: float) -> None:
     time.sleep(data)  # noqa: ASYNC251 - it is what the tests need
 
 
+async def by_turns(scope: Any, receive: Any, send: Any) -> None:
+    """The endpoint on servers that hand every frame from task to task before the application has it."""
+
+    async def receive_later() -> Any:
+        event = await receive()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return event
+
+    await manager.endpoint(scope, receive_later, send)
+
+
 app = Starlette(
-    routes=[Mount("/status", app=endpoints(manager)), WebSocketRoute("/ws", manager.endpoint)],
+    routes=[
+        Mount("/status", app=endpoints(manager)),
+        WebSocketRoute("/ws", manager.endpoint),
+        Mount("/turns", app=by_turns),
+    ],
     lifespan=manager.lifespan,
 )
