@@ -132,6 +132,28 @@ async def test_f16_no_forged_token_comes_in(make_manager: MakeManager, published
         assert refused.error["code"] in known, name
 
 
+@pytest.mark.parametrize("declared", [{}, {"alg": "RS256"}, {"alg": "PS256"}], ids=str)
+@pytest.mark.parametrize("server", SERVERS)
+async def test_f16_the_right_key_excuses_no_other_algorithm(
+    make_manager: MakeManager, server: str, declared: dict[str, str]
+) -> None:
+    jwk = {**RSAAlgorithm.to_jwk(LARGE.public_key(), as_dict=True), "kid": "large", **declared}
+    keys = Keys(jwk, {**jwk, "kid": "ours", "alg": "RS256"})
+    try:
+        if server == "published keys":
+            auth = JWTAuth(jwks_url=keys.url, algorithms=["RS256"])
+        elif server == "public key":
+            auth = JWTAuth(LARGE.public_key(), algorithms=["RS256"])
+        else:
+            auth = JWTAuth(SECRET * 2, algorithms=["HS256"])
+        key, algorithm = (SECRET * 2, "HS512") if server == "secret" else (LARGE, "PS256")
+        token = jwt.encode(payload(), key, algorithm=algorithm, headers={"kid": "large"})
+        refused = await answer(make_manager(auth=auth).endpoint, **bearer(token))
+        assert (refused.status, refused.error["code"]) == (401, "token_bad_algorithm")
+    finally:
+        keys.stop()
+
+
 @pytest.mark.parametrize("header", CRITICAL, ids=str)
 @pytest.mark.parametrize("server", SERVERS)
 async def test_f16_a_good_signature_excuses_no_critical_header(
