@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -27,11 +28,9 @@ def managed(manager: ConnectionManager) -> App:
 def adopted(manager: ConnectionManager) -> App:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         websocket = WebSocket(scope, receive, send)
-        try:
+        with contextlib.suppress(WebSocketDisconnect):
             async with manager.connect(websocket):
                 await _echo(websocket)
-        except WebSocketDisconnect:
-            pass
 
     return app
 
@@ -40,10 +39,8 @@ def guarded(manager: ConnectionManager) -> App:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         websocket = WebSocket(scope, receive, send)
         await websocket.accept(next(iter(scope["subprotocols"]), None))
-        try:
+        with contextlib.suppress(WebSocketDisconnect):
             await _echo(websocket)
-        except WebSocketDisconnect:
-            pass
 
     return WebSocketMiddleware(app, manager, mode="envelope")
 

@@ -9,6 +9,7 @@ import json
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def published() -> Iterator[Keys]:
 
 FORGED: dict[str, Callable[[], str]] = {
     **{
-        f"alg {alg}": lambda alg=alg: forge({"alg": alg, "kid": "ours"})
+        f"alg {alg}": partial(forge, {"alg": alg, "kid": "ours"})
         for alg in ("none", "None", "NONE", "nOnE", "", None, 0, ["HS256"])
     },
     "no alg": lambda: forge({"kid": "ours"}),
@@ -89,7 +90,9 @@ FORGED: dict[str, Callable[[], str]] = {
     "a secret among the published keys": lambda: forge(
         {"alg": "HS256", "kid": "shared"}, hmac(SECRET.encode() * 2)
     ),
-    "a secret that pretends to be public": lambda: forge({"alg": "ES256", "kid": "pretended"}, hmac(b"x" * 32)),
+    "a secret that pretends to be public": lambda: forge(
+        {"alg": "ES256", "kid": "pretended"}, hmac(b"x" * 32)
+    ),
     "a published key of another algorithm": lambda: good("RS256", kid="large"),
     "the same, called ours": lambda: good("RS256", kid="ours"),
     "a key that the token brings": lambda: jwt.encode(
@@ -203,7 +206,8 @@ async def test_f18_keys_of_one_id_are_kept_apart_by_issuer_in_any_order(
     theirs = Keys({**ECAlgorithm.to_jwk(THEIRS.public_key(), as_dict=True), "kid": "ours"})
     try:
         managers = [
-            make_manager(auth=JWTAuth(jwks_url=keys.url, algorithms=["ES256"])) for keys in (published, theirs)
+            make_manager(auth=JWTAuth(jwks_url=keys.url, algorithms=["ES256"]))
+            for keys in (published, theirs)
         ]
         tokens = [
             jwt.encode(payload(), key, algorithm="ES256", headers={"kid": "ours"}) for key in (OURS, THEIRS)
@@ -250,7 +254,9 @@ async def test_f19_no_foreign_page_comes_in_with_a_cookie(
 
 async def tried(make_manager: MakeManager, door: Door, origin: str | None, *, cookie: bool) -> bool:
     """Whether a socket was opened; who is kept out is told so before the acceptance."""
-    manager = make_manager(WebSocketConfig(allowed_origins=(APP,)), auth=JWTAuth(SECRET, algorithms=["HS256"]))
+    manager = make_manager(
+        WebSocketConfig(allowed_origins=(APP,)), auth=JWTAuth(SECRET, algorithms=["HS256"])
+    )
     token = good("HS256")
     headers: list[tuple[str | bytes, str | bytes]] = [
         ("cookie", f"access_token={token}") if cookie else ("authorization", f"Bearer {token}")

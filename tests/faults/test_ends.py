@@ -319,7 +319,9 @@ async def act(
     rooms: tuple[str, ...],
 ) -> None:
     """One thing that somebody does."""
-    live = [(peer, conn) for peer, conn in devices if conn.status is ConnectionStatus.OPEN and not peer.closed]
+    live = [
+        (peer, conn) for peer, conn in devices if conn.status is ConnectionStatus.OPEN and not peer.closed
+    ]
     deed = chance.choice(("connect", "join", "join", "leave", "put", "take", "reset", "close", "wait"))
     if deed == "connect" or not live:
         devices.append(await stack.enter_async_context(online(manager, "ann")))
@@ -348,5 +350,3 @@ def agree(manager: ConnectionManager, rooms: tuple[str, ...]) -> None:
         assert len(members) == len(set(members))
         assert set(members) == {conn for conn in everyone if room in conn.rooms}
         assert all(conn.status is ConnectionStatus.OPEN for conn in members)
-
-

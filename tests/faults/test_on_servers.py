@@ -35,9 +35,13 @@ def test_f20_nothing_that_the_server_writes_holds_a_token(ws: str) -> None:
     tokens = [sign("ann"), sign("bob", WRONG_SECRET), "sh0rt.w0rds.0nly"]
     with uvicorn(ws) as server:
         for token in tokens:
-            for query in (f"room=1&token={token}", f"%74oken={token}", f"token={quote(token[:5])}{token[5:]}"):
+            for query in (
+                f"room=1&token={token}",
+                f"%74oken={token}",
+                f"token={quote(token[:5])}{token[5:]}",
+            ):
                 present(f"ws://{server.address}/ws?{query}")
-                with contextlib.suppress(HTTPError), urlopen(f"http://{server.address}/status/me?{query}"):  # noqa: S310  # loopback
+                with contextlib.suppress(HTTPError), urlopen(f"http://{server.address}/status/me?{query}"):
                     pass
             present(f"ws://{server.address}/ws", additional_headers={"authorization": f"Bearer {token}"})
             present(f"ws://{server.address}/ws", additional_headers={"cookie": f"access_token={token}"})
@@ -171,5 +175,3 @@ def test_f12_pings_and_pongs_of_the_protocol_cost_no_task_and_no_timer(ws: Any) 
 async def tasks_and_timers() -> tuple[int, int]:
     loop: Any = asyncio.get_running_loop()
     return len(asyncio.all_tasks()), len(loop._scheduled)
-
-

@@ -128,7 +128,20 @@ async def test_f12_a_flooder_that_reads_no_pong_holds_a_bounded_number_of_them(
 HEADS = ("", "= <a $ &; ", "' or 1=1 union ")
 UNITS = [
     *("<", "<a ", "on", "onclick ", "onerror =", "java script", "javascrip", "data:text/", "&lt;", "&#x3c;"),
-    *("&amp;amp;", "&", "' or ", "union all ", "; drop ", "$ne", "\u200b<", "\uff1c", "\x01", "a b ", " ", "'"),
+    *(
+        "&amp;amp;",
+        "&",
+        "' or ",
+        "union all ",
+        "; drop ",
+        "$ne",
+        "\u200b<",
+        "\uff1c",
+        "\x01",
+        "a b ",
+        " ",
+        "'",
+    ),
 ]
 
 

@@ -35,7 +35,7 @@ def uvicorn(ws: str, **settings: Any) -> Generator[Running]:
 def figures(server: Running) -> Any:
     """What ``/analytics`` tells an operator."""
     headers = {"authorization": f"Bearer {sign('operator', scope='wsmanager.operator')}"}
-    request = urllib.request.Request(f"http://{server.address}/status/analytics", headers=headers)  # noqa: S310  # loopback
+    request = urllib.request.Request(f"http://{server.address}/status/analytics", headers=headers)
     with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310  # loopback
         return json.load(response)
 
