@@ -76,13 +76,14 @@ async def test_f26_nothing_that_a_stranger_asks_tells_whether_a_room_exists(
 
 def test_f29_a_million_users_never_exceed_the_cap_and_reset_nobody() -> None:
     limiter = AdaptiveRateLimiter(5, window=60.0, bonus=0.0)
-    cap, passed = 200_000, 0
+    cap, largest, passed = 200_000, 0, 0
     for number in range(MILLION):
         now = number * 50.0 / MILLION
         limiter.check_rate_limit(number, now=now)
-        assert len(limiter) <= cap
+        largest = max(largest, len(limiter))
         if number % 1_000 == 0:
             passed += bool(limiter.check_rate_limit("greedy", now=now))
+    assert largest <= cap
     assert passed == 5  # all within one window, whoever came in between
     assert limiter.overflowed > 0
     assert limiter.check_rate_limit("greedy", now=200.0)
@@ -90,13 +91,14 @@ def test_f29_a_million_users_never_exceed_the_cap_and_reset_nobody() -> None:
 
 def test_f29_a_million_addresses_never_exceed_the_cap_and_reset_nobody() -> None:
     buckets = TokenBuckets(5.0, 100)
-    cap, passed = 100_000, 0
+    cap, largest, passed = 100_000, 0, 0
     for number in range(MILLION):
         now = number * 18.0 / MILLION
         buckets.take(number, now=now)
-        assert len(buckets) <= cap
+        largest = max(largest, len(buckets))
         if number % 1_000 == 0:
             passed += bool(buckets.take("greedy", now=now))
+    assert largest <= cap
     assert passed <= 100 + 5 * 18
     assert buckets.overflowed > 0
 

@@ -26,7 +26,7 @@ from tests.faults.doors import EVERY_DOOR, Door
 from tests.processes import ROOT
 from wsmanager import ConnectionManager, JWTAuth, WebSocketConfig
 from wsmanager.protocols import Handshake, Identity
-from wsmanager.testing import connect
+from wsmanager.testing import HandshakeRefused, connect
 
 pytestmark = pytest.mark.anyio
 
@@ -398,6 +398,6 @@ async def refusal_of(manager: ConnectionManager, token: str) -> str | None:
     try:
         async with connect(manager.endpoint, **bearer(token)):
             return None
-    except wsmanager.testing.HandshakeRefused as refused:
+    except HandshakeRefused as refused:
         code: str = json.loads(refused.body)["error"]["code"]
         return code

@@ -14,7 +14,14 @@ from tests.engine.conftest import ByQuery, MakeManager, assert_empty, errors_log
 from tests.engine.devices import decoded, got, news, online
 from tests.engine.test_cancellation import CancelledAt
 from tests.faults.doors import EVERY_DOOR, Door
-from wsmanager import Connection, ConnectionManager, ConnectionStatus, WebSocketConfig
+from wsmanager import (
+    Connection,
+    ConnectionManager,
+    ConnectionStatus,
+    Delivery,
+    WebSocketConfig,
+    WebSocketMiddleware,
+)
 from wsmanager.protocols import Handshake, Identity
 from wsmanager.testing import (
     DAPHNE,
@@ -22,6 +29,7 @@ from wsmanager.testing import (
     HYPERCORN,
     UVICORN,
     FakeSocket,
+    HandshakeRefused,
     Peer,
     PeerClosed,
     Server,
@@ -265,6 +273,51 @@ async def test_f50_one_who_is_back_before_the_end_was_seen_never_was_away(
     assert late == sorted(set(late))
     assert set(arrived) | set(taken) == set(range(1, number + 1))
     assert not set(late) & set(taken)
+
+
+def deliberate(pause: float) -> Any:
+    """An application that takes its time before it accepts, and turns some away."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await asyncio.sleep(pause)
+        if b"refuse" in scope["query_string"]:
+            await send({"type": "websocket.close"})
+            return
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    return app
+
+
+async def test_f50_the_oldest_gives_way_once_the_newest_is_there_and_not_before(
+    make_manager: MakeManager,
+) -> None:
+    config = WebSocketConfig(max_connections_per_user=1, over_limit="replace_oldest")
+    manager = make_manager(config, auth=ByQuery())
+    app = WebSocketMiddleware(deliberate(1.0), manager, mode="json")
+
+    async def volatile(number: int) -> int:
+        report = await manager.send_personal_message("alice", news(number), delivery=Delivery.VOLATILE)
+        return report.sent
+
+    async def come(query: str) -> tuple[int, str]:
+        async with connect(app, query=query) as peer:
+            return await peer.wait_closed()
+
+    async with connect(app) as old:
+        refused = [asyncio.create_task(come("refuse=1")) for _ in range(3)]
+        await asyncio.sleep(0.5)
+        assert await volatile(1) == 1
+        outcomes = await asyncio.gather(*refused, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [HandshakeRefused] * 3
+        assert not old.closed
+        async with connect(app) as new:
+            assert await volatile(2) == 1
+            assert await old.wait_closed(1) == (4503, "replaced")
+            assert len(manager.connections()) == 1
+            assert (got(old), got(new)) == ([1], [2])
 
 
 # --- f51: join, leave, close and publish at once
