@@ -24,6 +24,7 @@ class Running:
     process: subprocess.Popen[str]
     port: int = 0
     log: list[str] = field(default_factory=list)
+    """Every line that it wrote, to whichever stream; what came since it started, once it was stopped."""
 
     @property
     def address(self) -> str:
@@ -31,8 +32,8 @@ class Running:
 
     def listen(self) -> None:
         """Wait until it says which port it has."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
             self.log.append(line)
             if started := STARTED.search(line):
                 self.port = int(started[1])
@@ -46,9 +47,9 @@ class Running:
 
     def stop(self) -> None:
         """Ask it to end, which it must do by itself, and without a fault in its log."""
-        assert self.process.stderr is not None
+        assert self.process.stdout is not None
         self.process.terminate()
-        self.log += self.process.stderr.readlines()
+        self.log += self.process.stdout.readlines()
         assert self.process.wait(20) in (0, -15)
         assert "Traceback" not in "".join(self.log), "".join(self.log)
 
@@ -63,8 +64,10 @@ def running(module: str, port: int = 0, /, **environ: str) -> Generator[Running]
         **environ,
     }
     command = [sys.executable, "-m", module, "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, env=surroundings, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
     server = Running(process)
     try:
         server.listen()
@@ -73,4 +76,4 @@ def running(module: str, port: int = 0, /, **environ: str) -> Generator[Running]
             server.stop()
     finally:
         server.kill()
-        process.stderr.close()
+        process.stdout.close()

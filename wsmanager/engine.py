@@ -203,8 +203,7 @@ class Engine:
         if given is None or key == conn.key:
             self.registry.rename(conn, name, key)
         else:
-            self._make_room(name, key, None)
-            self.registry.rename(conn, name, key)
+            self.registry.rename(conn, name, key, max_per_user=self._make_room(name, key, None))
             # What its token said was said of somebody else.
             conn.claims, conn.scopes, conn.tier = given.claims, given.scopes, None
         if metadata:
@@ -284,8 +283,7 @@ class Engine:
                 identity = await self.gate.identify(visitor, name, may_ask=may_ask)
                 self._refuse_at_the_end()
             conn = self._make(name, identity, visitor, metadata)
-            self._make_room(conn.id, conn.key, conn.tier)
-            self.registry.add(conn, max_per_user=_max_connections(conn.tier))
+            self.registry.add(conn, max_per_user=self._make_room(conn.id, conn.key, conn.tier))
         except BaseException:
             self.registry.depart(visitor.address)
             raise
@@ -346,11 +344,29 @@ class Engine:
             negotiated=visitor.codec is not None,
         )
 
-    def _make_room(self, name: str, key: UserKey, tier: Tier | None) -> None:
-        if self.config.over_limit != "replace_oldest" or self.registry.get(name) is not None:
-            return  # an id in use is refused
-        while (oldest := self.registry.surplus(key, _max_connections(tier))) is not None:
-            oldest.close_soon(CloseCode.REPLACED, "replaced")
+    def _make_room(self, name: str, key: UserKey, tier: Tier | None) -> int:
+        """How many connections of a user may be registered. Where the oldest gives way to the newest, there
+        is one more while that is connecting: its handshake may come to nothing."""
+        limit = self._max_connections(tier)
+        if self.config.over_limit != "replace_oldest":
+            return limit
+        if self.registry.get(name) is None:  # an id in use is refused
+            while len(own := self.registry.of_user(key)) > limit:
+                connecting = (conn for conn in own if conn.status is ConnectionStatus.CONNECTING)
+                next(connecting, own[0]).close_soon(CloseCode.REPLACED, "replaced")
+        return limit + 1
+
+    def _replace_oldest(self, conn: Connection) -> None:
+        """`conn` is open: those of its user that came first give way, where there are too many."""
+        if self.config.over_limit == "replace_oldest":
+            own = self.registry.of_user(conn.key)
+            surplus = own.index(conn) + 1 - self._max_connections(conn.tier)
+            for oldest in own[: max(0, surplus)]:
+                oldest.close_soon(CloseCode.REPLACED, "replaced")
+
+    def _max_connections(self, tier: Tier | None) -> int:
+        own = None if tier is None else tier.max_connections
+        return self.config.max_connections_per_user if own is None else own
 
     def open(self, conn: Connection) -> None:
         """From connecting to reachable in one step: what waited goes out before anything new."""
@@ -363,6 +379,7 @@ class Engine:
     def _open(self, conn: Connection) -> None:
         self.registry.open(conn)
         conn.opened()
+        self._replace_oldest(conn)
         self.sender.opened(conn)
         if conn.negotiated:
             conn.answer(self._welcome(conn))
@@ -477,10 +494,6 @@ class Engine:
         expired = self.retention.offline.cleanup_expired(now=now)
         if expired:
             self.retention.drops["offline_expired"] += expired
-
-
-def _max_connections(tier: Tier | None) -> int | None:
-    return None if tier is None else tier.max_connections
 
 
 def _json_among(codecs: Sequence[Codec]) -> JSONCodec:

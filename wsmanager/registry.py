@@ -104,11 +104,6 @@ class Registry(Generic[C]):
 
     # --- connections
 
-    def surplus(self, key: UserKey, max_per_user: int | None = None) -> C | None:
-        """The user's oldest connection, when one more would be too many."""
-        own = self.of_user(key)
-        return own[0] if len(own) >= self._limit(max_per_user) else None
-
     def add(self, conn: C, *, max_per_user: int | None = None) -> None:
         """Register a connecting `conn`, or refuse it and change nothing."""
         if conn.id in self._by_id:

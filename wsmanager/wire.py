@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Generator, Hashable
+from collections.abc import Generator
 from typing import Any, Final, Protocol, cast
 
 from .logs import log_event
@@ -71,7 +71,7 @@ def server_of(*callables: Any) -> str:
     if all(_is_foreign(each) for each in callables):
         return ""
     for thing in _behind(callables):
-        return _server(type(thing))
+        return _server(type(thing).__module__)
     return ""
 
 
@@ -108,7 +108,7 @@ def _behind(callables: tuple[Any, ...]) -> Generator[Any]:
             found += [thing.func, *thing.args]
         elif hasattr(thing, "__self__"):
             found.append(thing.__self__)
-        elif _server(type(thing)):
+        elif _server(type(thing).__module__):
             if type(thing).__name__ in _SHARED:
                 return
             yield thing
@@ -120,14 +120,14 @@ def _behind(callables: tuple[Any, ...]) -> Generator[Any]:
 def _is_foreign(callable_: Any) -> bool:
     """Whether it is a method of something that is no server's: the short way for most sockets of tests."""
     owner = getattr(callable_, "__self__", None)
-    return owner is not None and not _server(type(owner))
+    return owner is not None and not _server(type(owner).__module__)
 
 
 @functools.lru_cache(maxsize=256)
-def _server(kind: Hashable) -> str:
-    """The server that this type belongs to; empty for none that is known."""
-    module = kind.__module__.partition(".")[0]
-    return module if module in _FLAGS else ""
+def _server(module: str) -> str:
+    """The server that `module` belongs to; empty for none that is known."""
+    top = module.partition(".")[0]
+    return top if top in _FLAGS else ""
 
 
 def _content(cell: Any) -> Any:
