@@ -149,8 +149,14 @@ class Process:
             assert time.monotonic() < deadline, f"it does not say {text!r}: {self.output()}"
             time.sleep(0.02)
 
-    def sockets(self) -> list[str]:
-        """Its ends of established connections and of half-closed ones, as the kernel knows them."""
+    def wait_until_alone(self, *, timeout: float = 4) -> None:
+        """Wait until the kernel knows of no socket of its."""
+        deadline = time.monotonic() + timeout
+        while sockets := self._sockets():
+            assert time.monotonic() < deadline, f"sockets are left, in the states {sockets}"
+            time.sleep(0.05)
+
+    def _sockets(self) -> list[str]:
         port = f":{self.port:04X}"
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         # One that listens is none, nor one that belongs to no process any more.

@@ -48,7 +48,7 @@ def test_f43_a_signal_sends_everybody_away_in_good_order(server: Server, serve: 
     assert {code for _, code in told} <= RESTARTS
     moments = sorted(message["data"]["after_ms"] for message, _ in told)
     assert moments[-1] - moments[0] > 1_900  # at 500 a second
-    assert max(later - earlier for earlier, later in pairwise(moments)) <= 5
+    assert max(later - earlier for earlier, later in pairwise(moments)) < 20
     assert process.wait(20) < 15
     assert "Traceback" not in process.output()
 
@@ -84,7 +84,7 @@ def test_a_signal_closes_foreign_sockets_one_after_the_other(server: Server, ser
 
 @MATRIX.row("SIGTERM: it ends in time with a stalled peer, a full queue and a stubborn handler")
 def test_f43_nobody_keeps_the_process_from_its_end(server: Server, serve: Serve) -> None:
-    process = serve(server, drain_timeout=4, close_timeout=1, queue_max_messages=50)
+    process = serve(server, drain_timeout=2, close_timeout=0.5, queue_max_messages=50)
 
     async def main() -> None:
         async with crowd(process.url(), 4) as (stalled, full, stubborn, idle):
@@ -92,7 +92,7 @@ def test_f43_nobody_keeps_the_process_from_its_end(server: Server, serve: Serve)
             full.say("flood", [10, 100])
             stubborn.say("stubborn")
             heard = asyncio.create_task(farewell(idle))
-            for _ in range(100):
+            for _ in range(60):
                 await asyncio.to_thread(process.ask, "/broadcast", {"type": "x", "data": "x" * 50_000})
             process.terminate()
             assert (await heard)[0]["data"]["code"] == 4001
