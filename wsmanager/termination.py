@@ -12,10 +12,14 @@ import functools
 import signal
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from weakref import WeakSet
 
 __all__ = ["Drainable", "Termination", "drain_first"]
+
+
+# Granian takes a frame before it has written it, in threads of its own that end with the process.
+_LAST_WORDS: Final = 0.2
 
 
 class Drainable(Protocol):
@@ -50,6 +54,7 @@ class Termination:
     async def _drain(self) -> None:
         try:
             await asyncio.gather(*(one.drain() for one in tuple(self.first)), return_exceptions=True)
+            await asyncio.sleep(_LAST_WORDS)
         finally:
             self._go_on()
 

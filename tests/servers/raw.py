@@ -17,13 +17,13 @@ _KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 
 @contextlib.asynccontextmanager
-async def crowd(url: str, number: int) -> AsyncGenerator[list[RawClient]]:
+async def crowd(url: str, number: int = 1, *, headers: str = "") -> AsyncGenerator[list[RawClient]]:
     """As many clients, who are gone afterwards."""
     clients: list[RawClient] = []
     try:
         while len(clients) < number:
             more = min(50, number - len(clients))
-            clients += await asyncio.gather(*(RawClient.dial(url) for _ in range(more)))
+            clients += await asyncio.gather(*(RawClient.dial(url, headers=headers) for _ in range(more)))
         yield clients
     finally:
         for client in clients:

@@ -66,10 +66,8 @@ def test_f01_a_reset_in_the_middle_of_a_send(quick: Process) -> None:
 @MATRIX.row("a silent peer that negotiated a heartbeat: 4012")
 def test_f02_a_silent_peer_is_closed(quick: Process) -> None:
     async def main() -> None:
-        silent = await RawClient.dial(quick.url(), headers=JSON)
-        await asyncio.to_thread(closed_with, quick, 4012)
-        assert await close_of(silent) == 4012
-        silent.drop()
+        async with crowd(quick.url(), headers=JSON):
+            await asyncio.to_thread(closed_with, quick, 4012)
 
     asyncio.run(main())
     quick.wait_until_empty()
@@ -129,12 +127,11 @@ def test_f03_a_peer_that_reads_a_byte_a_second_is_closed(quick: Process) -> None
 @MATRIX.row("and its socket is cut off, though ASGI cannot", no=NO_ABORT)
 def test_f03_the_socket_of_a_stalled_peer_is_cut_off(quick: Process) -> None:
     async def main() -> None:
-        stalled = await RawClient.dial(quick.url())
-        stalled.say("flood", [1_000, 50_000])
-        await asyncio.to_thread(closed_with, quick, 4008)
-        await asyncio.to_thread(quick.wait_until_empty)
-        await asyncio.to_thread(quick.wait_until_alone)
-        stalled.drop()
+        async with crowd(quick.url()) as (stalled,):
+            stalled.say("flood", [1_000, 50_000])
+            await asyncio.to_thread(closed_with, quick, 4008)
+            await asyncio.to_thread(quick.wait_until_empty)
+            await asyncio.to_thread(quick.wait_until_alone)
 
     asyncio.run(main())
 
@@ -142,13 +139,12 @@ def test_f03_the_socket_of_a_stalled_peer_is_cut_off(quick: Process) -> None:
 @MATRIX.row("one that says goodbye and reads nothing: the same")
 def test_who_says_goodbye_and_reads_nothing_is_cut_off(quick: Process) -> None:
     async def main() -> None:
-        stalled = await RawClient.dial(quick.url())
-        stalled.say("flood", [20, 100_000])
-        await asyncio.sleep(0.3)  # until its buffers are full, of which nobody tells it
-        stalled.write_frame(8, struct.pack("!H", 1000))
-        await asyncio.to_thread(quick.wait_until_empty)
-        await asyncio.to_thread(quick.wait_until_alone)
-        stalled.drop()
+        async with crowd(quick.url()) as (stalled,):
+            stalled.say("flood", [20, 100_000])
+            await asyncio.sleep(0.3)  # until its buffers are full, of which nobody tells it
+            stalled.write_frame(8, struct.pack("!H", 1000))
+            await asyncio.to_thread(quick.wait_until_empty)
+            await asyncio.to_thread(quick.wait_until_alone)
 
     asyncio.run(main())
 
@@ -156,13 +152,11 @@ def test_who_says_goodbye_and_reads_nothing_is_cut_off(quick: Process) -> None:
 @MATRIX.row("one that never authenticates: 4502 in time, and no state", no={})
 def test_f21_who_never_authenticates_is_closed(quick: Process) -> None:
     async def main() -> None:
-        silent = await RawClient.dial(f"ws://{quick.address}/ws")
-        assert quick.figures()["figures"]["indexes"]["users"] == 0
-        async with asyncio.timeout(5):
+        async with crowd(f"ws://{quick.address}/ws") as (silent,), asyncio.timeout(5):
+            assert quick.figures()["figures"]["indexes"]["users"] == 0
             told = await silent.hear()
             assert told["data"]["code"] == 4502
             assert await silent.hear() == 4502
-        silent.drop()
 
     asyncio.run(main())
     assert quick.wait_until_empty()["figures"]["refused"] == {"never_authenticated": 1}
@@ -195,21 +189,15 @@ async def drain_pongs(client: RawClient, number: int) -> None:
 
 @MATRIX.row("a flood of application pings: limited, closed 4029")
 def test_f12_a_flood_of_application_pings(quick: Process) -> None:
-    async def main() -> Any:
+    async def main() -> None:
         async with crowd(quick.url(), 1) as (flooder,):
-            reading = asyncio.create_task(close_of(flooder))
             for _ in range(1_000):
                 flooder.say("ping", {})
-            return await asyncio.wait_for(reading, 20)
+            # Whether the flooder hears of it is its own affair: with frames unread, TCP resets.
+            await asyncio.to_thread(closed_with, quick, 4029)
 
-    assert asyncio.run(main()) == 4029
+    asyncio.run(main())
     quick.wait_until_empty()
-
-
-async def close_of(client: RawClient) -> Any:
-    while isinstance(heard := await client.hear(), dict):
-        pass
-    return heard
 
 
 @MATRIX.row("a loop that stands still disconnects nobody")
