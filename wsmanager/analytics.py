@@ -6,14 +6,14 @@ import itertools
 import math
 import operator
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from time import monotonic
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, FailureKind
 
 __all__ = ["OTHER", "AnalyticsStats", "Direction", "MessageAnalytics", "TypeStats"]
 
@@ -72,6 +72,8 @@ class AnalyticsStats(msgspec.Struct, frozen=True):
     types: dict[str, TypeStats]
     errors: dict[str, int]
     """Errors by code."""
+    failures: dict[FailureKind, int] = {}
+    """Failures by kind: of messages, handshakes and sends."""
 
 
 class _Counters:
@@ -191,6 +193,10 @@ class MessageAnalytics:
         counters.count_out += count
         counters.bytes_out += count * size
 
+    def record_failure(self, kind: FailureKind) -> None:
+        """Count one failure, whatever it was of."""
+        self._failures[kind] += 1
+
     def get_stats(self, *, now: float | None = None) -> AnalyticsStats:
         """The figures at `now`."""
         now = monotonic() if now is None else now
@@ -208,6 +214,7 @@ class MessageAnalytics:
             total=total.stats(total_in, total_out, elapsed),
             types=types,
             errors=dict(self._errors),
+            failures=dict(self._failures),
         )
 
     def reset(self, *, now: float | None = None) -> None:
@@ -215,12 +222,14 @@ class MessageAnalytics:
         self._started = monotonic() if now is None else now
         self._types: dict[str, _Counters] = {}
         self._errors: dict[str, int] = {}
+        self._failures: Counter[FailureKind] = Counter()
         self._marks = deque([_Mark(self._started, self._started, {})])
         self._next_mark = self._started + _SLICE
 
     def reset_errors(self) -> None:
-        """Forget the errors, of every type and code; everything else stays."""
+        """Forget the errors, of every type, code and kind; everything else stays."""
         self._errors.clear()
+        self._failures.clear()
         for counters in self._types.values():
             counters.errors = 0
 

@@ -16,7 +16,7 @@ from .closing import Goodbye, finish_app_close, finish_close, log_send_failure, 
 from .codecs import OPAQUE
 from .config import Tier, WebSocketConfig
 from .congestion import AppEvent, Congestion
-from .errors import CloseCode, ConnectionClosed, require_close_code
+from .errors import CloseCode, ConnectionClosed, FailureKind, require_close_code
 from .health import ConnectionHealthMonitor
 from .messages import (
     ConnectionStatus,
@@ -73,6 +73,9 @@ class Host(Protocol):
 
     def handed_over(self, conn: Connection, prepared: Prepared) -> None:
         """The server took a message of `send`, or one that `push` had answered with QUEUED."""
+
+    def failed(self, kind: FailureKind) -> None:
+        """Something of this kind went wrong."""
 
     def given_up(self, conn: Connection, messages: Sequence[Prepared], reason: str) -> None:
         """Messages that had been taken in will not be sent on `conn`."""
@@ -379,6 +382,7 @@ class Connection:
 
     def peer_failed(self, error: BaseException) -> None:
         """The server refused a frame: the peer is gone."""
+        self._host.failed(FailureKind.TRANSIENT)
         log_send_failure(self, error)
         self._left(_LOST)
 
@@ -442,6 +446,7 @@ class Connection:
         """What the time without progress means: None, "overdue" (once per send timeout) or "slow"."""
         verdict = None if self._congestion is None else self._congestion.check(now)
         if verdict == "overdue":
+            self._host.failed(FailureKind.TRANSIENT)
             if self._breaker is None:
                 config = self._host.config
                 self._breaker = CircuitBreaker(config.breaker_failures, config.breaker_reset)

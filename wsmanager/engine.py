@@ -19,6 +19,7 @@ from .drain import Drain
 from .errors import (
     CloseCode,
     ConfigurationError,
+    FailureKind,
     Refused,
     WrongEventLoop,
 )
@@ -212,6 +213,7 @@ class Engine:
     async def turn_away(self, visitor: Visitor, refusal: Refused) -> None:
         """Count a refusal, and tell the client."""
         self.count_refusal(refusal.code)
+        self.failed(refusal.kind)
         await self.gate.refuse(visitor, refusal)
 
     def _name(self, connection_id: str | None) -> str:
@@ -453,6 +455,9 @@ class Engine:
 
     def handed_over(self, conn: Connection, prepared: Prepared) -> None:
         self.retention.handed_over(conn, prepared)
+
+    def failed(self, kind: FailureKind) -> None:
+        self.analytics.record_failure(kind)
 
     def given_up(self, conn: Connection, messages: Sequence[Prepared], reason: str) -> None:
         self.retention.given_up(conn, [prepared.outgoing for prepared in messages], reason)

@@ -20,6 +20,7 @@ __all__ = [
     "Disconnect",
     "DuplicateConnectionId",
     "EncodeError",
+    "FailureKind",
     "Forbidden",
     "HandlerFailed",
     "HandlerTimeout",
@@ -35,9 +36,11 @@ __all__ = [
     "RoomLimitReached",
     "SuspiciousMessage",
     "TooManyHandshakes",
+    "Unavailable",
     "UnknownMessageType",
     "WSManagerError",
     "WrongEventLoop",
+    "kind_of",
     "require_close_code",
     "should_reconnect",
     "to_client",
@@ -74,8 +77,40 @@ def should_reconnect(code: int) -> bool:
     return 4000 <= code < 4500 or code in _RECONNECT_BELOW_4000
 
 
+class FailureKind(enum.StrEnum):
+    """Whose failure it is; each kind has one strategy.
+
+    ========= ===================================== ================================================
+    kind      such as                               strategy
+    ========= ===================================== ================================================
+    transient a peer that is gone or slow, a        what waits goes to the next connection if it is
+              handler that takes too long           durable; critical sends are tried again with
+                                                    backoff; the client is told ``temporary``
+    client    bad JSON, an unknown type, a payload  answered with a stable code; the connection
+              that does not fit                     lives, and too many close it (4509)
+    auth      a bad token, a missing right, a       refused or answered, and never tried again by
+              foreign Origin                        the server; terminal close codes
+    capacity  a limit of rate, connections, rooms   refused with ``retry_after_ms``; haste closes
+                                                    with 4029; nothing that was taken in is lost
+    backend   the authenticator does not answer,    fails fast: 503 or `Unavailable`, ``temporary``;
+              a handler cannot reach its database   a circuit breaker spares what is down
+    bug       anything else                         logged with its traceback, told to nobody; the
+                                                    connection lives, background work starts again
+    ========= ===================================== ================================================
+    """
+
+    TRANSIENT = "transient"
+    CLIENT = "client"
+    AUTH = "auth"
+    CAPACITY = "capacity"
+    BACKEND = "backend"
+    BUG = "bug"
+
+
 class WSManagerError(Exception):
     """The base of everything the package raises on purpose."""
+
+    kind: ClassVar[FailureKind] = FailureKind.BUG
 
 
 _SENDABLE = frozenset({*range(1000, 1015), *range(3000, 5000)} - {1004, 1005, 1006})
@@ -97,6 +132,7 @@ class ReplyError(WSManagerError):
     Handlers may raise it with a code of their own. ``message`` is shown to the client as it is.
     """
 
+    kind = FailureKind.CLIENT
     default_code: ClassVar[str] = "error"
     temporary: ClassVar[bool] = False
 
@@ -140,18 +176,21 @@ class InvalidName(ReplyError, ValueError):
 class RoomLimitReached(ReplyError):
     """The connection is in as many rooms as it may be."""
 
+    kind = FailureKind.CAPACITY
     default_code = "room_limit"
 
 
 class Forbidden(ReplyError):
     """The client lacks the right. Absent and forbidden things answer alike."""
 
+    kind = FailureKind.AUTH
     default_code = "forbidden"
 
 
 class RateLimited(ReplyError):
     """Over the limit; ``retry_after_ms`` says when to try again."""
 
+    kind = FailureKind.CAPACITY
     default_code = "rate_limited"
     temporary = True
 
@@ -159,13 +198,32 @@ class RateLimited(ReplyError):
 class HandlerTimeout(ReplyError):
     """The handler took longer than it may."""
 
+    kind = FailureKind.TRANSIENT
     default_code = "handler_timeout"
     temporary = True
+
+
+class Unavailable(ReplyError):
+    """Something that the server needs does not answer. Handlers may raise it."""
+
+    kind = FailureKind.BACKEND
+    default_code = "unavailable"
+    temporary = True
+
+    def __init__(
+        self,
+        message: str = "The server cannot do this now.",
+        *,
+        code: str | None = None,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        super().__init__(message, code=code, retry_after_ms=retry_after_ms)
 
 
 class HandlerFailed(ReplyError):
     """The handler raised something that is no business of the client."""
 
+    kind = FailureKind.BUG
     default_code = "internal_error"
     temporary = True
 
@@ -179,6 +237,8 @@ class HandlerFailed(ReplyError):
 class Disconnect(WSManagerError):
     """Ends the connection. Handlers and hooks may raise it."""
 
+    kind = FailureKind.CLIENT
+
     def __init__(self, code: int, reason: str = "") -> None:
         self.code = require_close_code(code)
         super().__init__(f"{self.code} {reason}".rstrip())
@@ -191,6 +251,7 @@ class Disconnect(WSManagerError):
 class Refused(WSManagerError):
     """The handshake is refused: an HTTP status where the server can send one, else a close code."""
 
+    kind = FailureKind.CLIENT
     status: ClassVar[int] = 403
     close_code: ClassVar[CloseCode] = CloseCode.FORBIDDEN
     default_code: ClassVar[str] = "refused"
@@ -205,6 +266,7 @@ class Refused(WSManagerError):
 class AuthenticationError(Refused):
     """Missing or unusable credentials; ``code`` says which rule they broke."""
 
+    kind = FailureKind.AUTH
     status = 401
     close_code = CloseCode.BAD_TOKEN
     default_code = "authentication_failed"
@@ -213,12 +275,14 @@ class AuthenticationError(Refused):
 class OriginRefused(Refused):
     """The page that opened the socket is of an origin that may not."""
 
+    kind = FailureKind.AUTH
     default_code = "origin_refused"
 
 
 class ConnectionLimitReached(Refused):
     """One more connection of this user, address, tenant or node is one too many."""
 
+    kind = FailureKind.CAPACITY
     status = 429
     close_code = CloseCode.CONNECTION_LIMIT
     default_code = "connection_limit"
@@ -227,6 +291,7 @@ class ConnectionLimitReached(Refused):
 class TooManyHandshakes(Refused):
     """The address opens sockets faster than it may."""
 
+    kind = FailureKind.CAPACITY
     status = 429
     close_code = CloseCode.TOO_MANY_REQUESTS
     default_code = "too_many_handshakes"
@@ -237,6 +302,8 @@ class TooManyHandshakes(Refused):
 
 class ConnectionClosed(WSManagerError):
     """The connection is closed; nothing more can be sent on it."""
+
+    kind = FailureKind.TRANSIENT
 
 
 class DuplicateConnectionId(WSManagerError, ValueError):
@@ -272,4 +339,12 @@ def to_client(error: BaseException) -> ReplyError | Disconnect:
         return error
     if isinstance(error, Refused):
         return Disconnect(error.close_code, error.code)
-    return HandlerFailed()
+    return Unavailable() if kind_of(error) is FailureKind.BACKEND else HandlerFailed()
+
+
+def kind_of(error: BaseException) -> FailureKind:
+    """Whose failure `error` is: of what the application's own code raises, connections that fail and time
+    that runs out are its backend's, and the rest is a bug."""
+    if isinstance(error, WSManagerError):
+        return error.kind
+    return FailureKind.BACKEND if isinstance(error, ConnectionError | TimeoutError) else FailureKind.BUG

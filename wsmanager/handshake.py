@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,15 +14,18 @@ import msgspec
 
 from .auth.origin import OriginPolicy
 from .auth.tokens import read_handshake, redact_query
+from .breaker import CircuitBreaker
 from .config import WebSocketConfig
 from .errors import (
     AuthenticationError,
     CloseCode,
     ConfigurationError,
+    FailureKind,
     InvalidMessage,
     OriginRefused,
     Refused,
     TooManyHandshakes,
+    kind_of,
     should_reconnect,
 )
 from .logs import log_event
@@ -59,6 +63,7 @@ class NotAuthenticated(AuthenticationError):
 class Replaced(Refused):
     """The connection was closed before its handshake was through: by a newer one, or by the application."""
 
+    kind = FailureKind.CAPACITY
     close_code = CloseCode.REPLACED
     default_code = "replaced"
 
@@ -66,6 +71,7 @@ class Replaced(Refused):
 class ShuttingDown(Refused):
     """The server is about to end; another one may be up already."""
 
+    kind = FailureKind.CAPACITY
     status = 503
     close_code = CloseCode.SHUTDOWN
     default_code = "shutting_down"
@@ -74,6 +80,7 @@ class ShuttingDown(Refused):
 class ServerFault(Refused):
     """A part of the server failed; what failed is in the log."""
 
+    kind = FailureKind.BACKEND
     status = 503
     close_code = CloseCode.SERVER_ERROR
     default_code = "server_error"
@@ -82,6 +89,7 @@ class ServerFault(Refused):
 class VisitorLeft(Refused):
     """The client was gone before it was accepted."""
 
+    kind = FailureKind.TRANSIENT
     default_code = "left"
 
 
@@ -140,6 +148,8 @@ class Gate:
         self._exempt = _networks(config.handshake_exempt)
         self._query_parameter: str = getattr(auth, "query_parameter", "token")
         self._announced = False
+        self.breaker = CircuitBreaker(config.breaker_failures, config.breaker_reset)
+        """Opens when the authenticator does not answer."""
 
     def meet(self, scope: Scope, receive: Receive, send: Send, accept: Accept | None = None) -> Visitor:
         """Who stands at the gate. Raises nothing for what a client can send."""
@@ -211,17 +221,27 @@ class Gate:
             log_event(logging.WARNING, "auth.none", meaning="no auth= given: every user is anonymous")
 
     async def _ask(self, auth: Authenticator, handshake: Handshake) -> Identity | None:
-        """What the authenticator says; whatever else it raises is a fault of the server."""
+        """What the authenticator says; whatever else it raises is a fault of the server. One that does not
+        answer is spared for a while, and with it everybody who would wait for it."""
+        if not self.breaker.allow(now=self._clock()):
+            after_ms = math.ceil(self.breaker.statistics(now=self._clock()).retry_after * 1000)
+            raise ServerFault("The server cannot check credentials now.", retry_after_ms=after_ms)
         try:
             async with asyncio.timeout(self._config.auth_timeout):
-                return await auth.authenticate(handshake)
+                identity = await auth.authenticate(handshake)
         except Refused:
+            self.breaker.record_success()
             raise
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
+            # Only what is down: a fault that a token can bring about must not lock everybody else out.
+            if kind_of(error) is FailureKind.BACKEND:
+                self.breaker.record_failure(now=self._clock())
             log_event(logging.ERROR, "auth.failed", error=_without_text(error))
             raise ServerFault("The server cannot check credentials now.", retry_after_ms=1_000) from None
+        self.breaker.record_success()
+        return identity
 
     async def _first_message(self, visitor: Visitor) -> InboundMessage:
         try:

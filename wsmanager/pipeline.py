@@ -28,7 +28,9 @@ from .errors import (
     RateLimited,
     ReplyError,
     RoomLimitReached,
+    Unavailable,
     UnknownMessageType,
+    kind_of,
     to_client,
 )
 from .inbound import Item, ReadAhead
@@ -361,12 +363,14 @@ class Pipeline:
             return
         answer = self._tell(conn, answer, message)
         self._analytics.record_message(kind, size=size, error=answer.code, now=now)
+        self._analytics.record_failure(kind_of(error))
+        who: dict[str, Any] = {"connection": conn.id, "user": conn.user_id, "type": kind}
         if answer is not error:
-            log_event(
-                logging.ERROR, "handler.failed", error=error, connection=conn.id, user=conn.user_id, type=kind
-            )
+            log_event(logging.ERROR, "handler.failed", error=error, **who)
         elif isinstance(answer, HandlerTimeout):
-            log_event(logging.WARNING, "handler.timeout", connection=conn.id, user=conn.user_id, type=kind)
+            log_event(logging.WARNING, "handler.timeout", **who)
+        elif isinstance(answer, Unavailable):
+            log_event(logging.WARNING, "handler.unavailable", **who)
         elif isinstance(answer, _FAULTS):
             self._blame(conn, answer, now)
 

@@ -8,7 +8,7 @@ from collections.abc import Sized
 import msgspec
 
 from .analytics import AnalyticsStats
-from .breaker import BreakerState
+from .breaker import BreakerState, BreakerStatistics
 from .connection import Connection
 from .engine import Engine
 from .messages import HealthStatus, Tenant, UserKey
@@ -70,6 +70,8 @@ class Analytics(msgspec.Struct, frozen=True):
     """Messages that it refused for want of room for another user."""
     reported_patterns: dict[str, int]
     """Messages by the pattern that the validator reported and let pass."""
+    breakers: dict[str, BreakerStatistics]
+    """Of what the manager needs: ``auth``, the authenticator. A connection's own is in its health."""
     tasks: dict[str, TaskHealth]
     errands: int
     loop_lag: float
@@ -119,6 +121,7 @@ def analytics_of(engine: Engine) -> Analytics:
         limiter_keys=len(limiter) if isinstance(limiter, Sized) else 0,
         limiter_overflowed=getattr(limiter, "overflowed", 0),
         reported_patterns=dict(getattr(engine.validator, "reports", {})),
+        breakers={"auth": engine.gate.breaker.statistics(now=engine.now())},
         tasks=engine.supervisor.health(),
         errands=engine.supervisor.errands,
         loop_lag=engine.heartbeat.lag,

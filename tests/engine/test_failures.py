@@ -256,5 +256,5 @@ async def test_a_timeout_inside_of_a_handler_hits_only_what_it_is_around(make_ma
 
     async with connect(manager.endpoint) as peer:
         assert (await ask(peer, "patient"))["data"] == ["asyncio", "anyio"]
-        assert await refusal(peer, "impatient") == "internal_error"
+        assert await refusal(peer, "impatient") == "unavailable"
         assert (await ask(peer, "patient"))["data"] == ["asyncio", "anyio"]

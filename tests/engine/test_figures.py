@@ -232,6 +232,7 @@ EVENTS = {
     "guard.failed",
     "handler.failed",
     "handler.timeout",
+    "handler.unavailable",
     "receive.failed",
     "handshake.refused",
     "jwks.fetch_failed",

@@ -11,10 +11,10 @@ import wsmanager.testing
 NAMES = """
 ALL AdaptiveRateLimiter AuthenticationError CloseCode ConfigurationError Connection ConnectionClosed
 ConnectionHealthMonitor ConnectionManager ConnectionStatus Delivery DeliveryReport Disconnect
-DuplicateConnectionId EncodeError Forbidden HealthStatus InboundMessage InvalidMessage InvalidName
-InvalidPayload JWTAuth MessageAnalytics MessagePriority MessagePriorityQueue Provide Pushed RateLimited
-Refused ReplyError RoomLimitReached SecurityValidator SuspiciousMessage Tier WSManagerError
-WebSocketConfig WebSocketMiddleware WeightedHealthScorer WrongEventLoop
+DuplicateConnectionId EncodeError FailureKind Forbidden HealthStatus InboundMessage InvalidMessage
+InvalidName InvalidPayload JWTAuth MessageAnalytics MessagePriority MessagePriorityQueue Provide Pushed
+RateLimited Refused ReplyError RoomLimitReached SecurityValidator SuspiciousMessage Tier Unavailable
+WSManagerError WebSocketConfig WebSocketMiddleware WeightedHealthScorer WrongEventLoop
 """
 
 METHODS = """
