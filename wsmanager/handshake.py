@@ -190,12 +190,12 @@ class Gate:
         self._check_identity(visitor, identity)
         return identity
 
-    async def authenticate(self, scope: Scope) -> Identity:
+    async def authenticate(self, scope: Scope, *, changes: bool = False) -> Identity:
         """Who sends an HTTP request, by the credentials that a handshake would take, and within the limit of
         handshakes: guessing here is as slow as there. Raises `Refused`.
 
-        A request changes nothing and browsers let no other site read the answer, so a cookie needs no
-        Origin; one of another site is refused all the same.
+        Browsers let no other site read the answer, so that a cookie needs no Origin, unless the request
+        `changes` something; one of another site is refused all the same.
         """
         if self._auth is None:
             raise Refused("Nobody is known here: the manager has no authenticator.", code="no_authenticator")
@@ -205,6 +205,8 @@ class Gate:
         if identity is None:
             raise AuthenticationError("A token must come with the request.", code="token_missing")
         self._check_names(identity)
+        if changes:
+            self._check_identity(visitor, identity)
         return identity
 
     def anonymous(self, connection_id: str) -> Identity:

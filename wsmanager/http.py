@@ -80,12 +80,14 @@ def endpoints(
     - ``/ready``: 200, or 503 with the reason while nobody is let in.
     - ``/health``, ``/analytics``: for operators. An `Overview`, and `ConnectionManager.get_analytics`.
     - ``/me``: the health of the caller's own connections.
+    - ``POST /drain``: for operators; `ConnectionManager.drain`, answered when it is done. For servers that
+      give no time for it when they are told to end.
 
     Who asks is found out by the manager's authenticator, which takes what it takes in a handshake; an
     authenticator whose tokens are good for one use needs another for these. `is_operator` says who is one.
-    A manager without an authenticator has none: then ``/health`` and ``/analytics`` refuse everybody, unless
-    `public` shows them to everybody, always. They look at every connection: call them every few seconds, not
-    every few milliseconds.
+    A manager without an authenticator has none: then these refuse everybody, unless `public` shows
+    ``/health`` and ``/analytics`` to everybody, always. They look at every connection: call them every few
+    seconds, not every few milliseconds.
 
     Raises `ConfigurationError` for an `is_operator` that is no plain function.
     """
@@ -93,17 +95,11 @@ def endpoints(
         raise ConfigurationError(
             f"is_operator must be a function, not async, of an Identity: {is_operator!r}"
         )
-    gate = manager._engine.gate
+    who = _Callers(manager._engine.gate, is_operator, public=public)
 
-    async def anybody(_: Request) -> None: ...
-
-    async def user(request: Request) -> Identity:
-        return await gate.authenticate(request.scope)
-
-    async def operator(request: Request) -> None:
-        # Only True will do: what an async callable returns is true whatever it would say.
-        if not public and is_operator(await user(request)) is not True:
-            raise Refused("This is for operators.", code="not_an_operator")
+    async def drain(_: None) -> Any:
+        await manager.drain()
+        return {"status": "drained"}
 
     def ready(_: None) -> Any:
         manager._engine.require_ready()
@@ -111,24 +107,54 @@ def endpoints(
 
     app = _Redacted(
         routes=[
-            _route("/live", anybody, lambda _: {"status": "live"}),
-            _route("/ready", anybody, ready),
-            _route("/health", operator, lambda _: _overview(manager)),
-            _route("/analytics", operator, lambda _: manager.get_analytics()),
-            _route("/me", user, lambda me: manager.get_connection_health(me.user_id, me.tenant)),
+            _route("/live", who.anybody, lambda _: {"status": "live"}),
+            _route("/ready", who.anybody, ready),
+            _route("/health", who.operator, lambda _: _overview(manager)),
+            _route("/analytics", who.operator, lambda _: manager.get_analytics()),
+            _route("/me", who.user, lambda me: manager.get_connection_health(me.user_id, me.tenant)),
+            _route("/drain", who.commander, drain, method="POST"),
         ],
         exception_handlers={Refused: _refuse, HTTPException: _fail, Exception: _crash},
     )
     app.router.redirect_slashes = False
-    app.gate = gate
+    app.gate = manager._engine.gate
     return app
 
 
-def _route(path: str, admit: Callable[[Request], Awaitable[T]], answer: Callable[[T], Any]) -> Route:
-    async def respond(request: Request) -> Response:
-        return _response(msgspec.json.encode(answer(await admit(request))))
+class _Callers:
+    """Finds out who asks, and raises `Refused` for who may not."""
 
-    return Route(path, respond)
+    def __init__(self, gate: Gate, is_operator: Callable[[Identity], bool], *, public: bool) -> None:
+        self._gate = gate
+        self._is_operator = is_operator
+        self._public = public
+
+    async def anybody(self, _: Request) -> None: ...
+
+    async def user(self, request: Request) -> Identity:
+        return await self._gate.authenticate(request.scope)
+
+    async def operator(self, request: Request) -> None:
+        if not self._public:
+            self._require_operator(await self.user(request))
+
+    async def commander(self, request: Request) -> None:
+        self._require_operator(await self._gate.authenticate(request.scope, changes=True))
+
+    def _require_operator(self, identity: Identity) -> None:
+        # Only True will do: what an async callable returns is true whatever it would say.
+        if self._is_operator(identity) is not True:
+            raise Refused("This is for operators.", code="not_an_operator")
+
+
+def _route(
+    path: str, admit: Callable[[Request], Awaitable[T]], answer: Callable[[T], Any], *, method: str = "GET"
+) -> Route:
+    async def respond(request: Request) -> Response:
+        value = answer(await admit(request))
+        return _response(msgspec.json.encode(await value if inspect.isawaitable(value) else value))
+
+    return Route(path, respond, methods=[method])
 
 
 class _Redacted(Starlette):

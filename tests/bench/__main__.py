@@ -1,4 +1,6 @@
-"""Benchmarks with fake sockets: ``python -m tests.bench memory|components|growth|all``.
+"""Benchmarks: ``python -m tests.bench memory|components|growth|stalled|all``.
+
+All but the last run on fake sockets.
 
 Every figure is a ratio, or bytes: absolute times mean nothing on a shared machine. One *unit* is one
 ``msgspec.json.decode`` of a 103-byte envelope, measured in the same run.
@@ -34,13 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    print(f"{'id':5}{'measure':56}{'value':>12}{'floor':>10}{'target':>10}  met")
+    print(f"{'id':5}{'measure':60}{'value':>12}{'floor':>10}{'target':>10}  met")
     for row in rows:
         figures, mark = f"{row['value']:>12.3f}", ""
         if "floor" in row:
             figures += f"{row['floor']:>10}{row['target']:>10}"
             mark = "target" if row["value"] <= row["target"] else "floor" if row["met"] else "NOT MET"
-        print(f"{row['id']:5}{row['measure']:56}{figures}  {mark}".rstrip())
+        print(f"{row['id']:5}{row['measure']:60}{figures}  {mark}".rstrip())
 
 
 if __name__ == "__main__":

@@ -9,8 +9,14 @@ from .components import measure_components
 from .fakes import quiet
 from .growth import measure_growth
 from .memory import measure_memory
+from .stalled import measure_stalled
 
-MEASURES = {"memory": measure_memory, "components": measure_components, "growth": measure_growth}
+MEASURES = {
+    "memory": measure_memory,
+    "components": measure_components,
+    "growth": measure_growth,
+    "stalled": measure_stalled,
+}
 
 
 def run(name: str, scale: float) -> list[dict[str, Any]]:

@@ -453,3 +453,37 @@ async def test_a_manager_of_another_loop_is_asked_without_harm() -> None:
 async def _use(manager: ConnectionManager) -> None:
     async with manager:
         pass
+
+
+# --- what changes something
+
+
+async def test_an_operator_may_drain(make_manager: MakeManager) -> None:
+    manager = make_manager(auth=jwt_auth())
+    app = endpoints(manager)
+    async with connect(manager.endpoint, headers=bearer().items()) as peer:
+        response = await ask(app, "/drain", method="POST", headers=OPERATOR)
+        assert (response.status_code, response.json()) == (200, {"status": "drained"})
+        assert await peer.wait_closed(1) == (1012, "shutdown")
+    assert code_of(await ask(app, "/ready")) == (503, "shutting_down")
+
+
+@pytest.mark.parametrize("public", [False, True])
+async def test_nobody_else_may(make_manager: MakeManager, public: bool) -> None:
+    app = endpoints(make_manager(auth=jwt_auth(sources=("header", "cookie"))), public=public)
+    assert code_of(await ask(app, "/drain", headers=OPERATOR)) == (405, "method_not_allowed")
+    assert code_of(await ask(app, "/drain", method="POST", headers=bearer())) == (403, "not_an_operator")
+    assert code_of(await ask(app, "/drain", method="POST")) == (401, "token_missing")
+    # A page of another site sends the cookie along, and no page need be shown the answer to do harm.
+    cookie = {"cookie": f"access_token={sign(scope='wsmanager.operator')}"}
+    assert code_of(await ask(app, "/drain", method="POST", headers=cookie)) == (403, "origin_refused")
+    foreign = {**cookie, "origin": "https://evil.example"}
+    assert code_of(await ask(app, "/drain", method="POST", headers=foreign)) == (403, "origin_refused")
+    assert (await ask(app, "/ready")).status_code == 200
+    own = {**cookie, "origin": "http://status.example"}
+    assert (await ask(app, "/drain", method="POST", headers=own)).status_code == 200
+
+
+async def test_without_an_authenticator_nobody_may_drain(make_manager: MakeManager) -> None:
+    app = endpoints(make_manager(), public=True)
+    assert code_of(await ask(app, "/drain", method="POST")) == (403, "no_authenticator")

@@ -67,6 +67,12 @@ async def flood(conn: Connection, data: list[int]) -> int:
     return number
 
 
+@manager.on("fan")
+async def fan(conn: Connection, data: Any) -> None:
+    """Tells everybody."""
+    await manager.broadcast({"type": "fan", "data": data})
+
+
 @manager.on_disconnect
 async def gone(conn: Connection) -> None:
     ends.append((conn.user_id, conn.closing))

@@ -144,3 +144,17 @@ def test_f43_an_operator_who_signals_twice_need_not_wait(serve: Serve) -> None:
             await asyncio.to_thread(process.wait_for_output, "Shutting down")
 
     asyncio.run(main())
+
+
+def test_a_server_that_is_started_by_hand_waits_for_the_drain(serve: Serve) -> None:
+    process = serve(Server("tests.servers.by_hand", "{port}"), drain_on_sigterm=False)
+    ((message, code),) = asyncio.run(sent_away(process, 1))
+    assert (message["data"]["code"], code) == (4001, 1012)
+    assert process.wait(20) < 15
+
+
+def test_a_manager_that_shall_leave_signals_alone_does(serve: Serve) -> None:
+    process = serve(SERVERS["uvicorn"], drain_on_sigterm=False)
+    ((message, code),) = asyncio.run(sent_away(process, 1))
+    assert (message, code) == (None, 1012)  # by the server, without a word
+    assert "drain.begun" not in process.output()
