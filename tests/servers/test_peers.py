@@ -88,7 +88,7 @@ def test_f03_a_peer_that_stops_reading_is_bounded_and_closed(quick: Process) -> 
                     break
             await asyncio.to_thread(closed_with, quick, 4008)
             seen = quick.figures()
-            assert most <= 5  # 200,000 bytes, and what is in hand
+            assert most <= 10  # of two at most: 200,000 bytes each, and what is in hand
             assert seen["figures"]["drops"]
             assert seen["rss"] - before < 30 * MIB
             assert seen["figures"]["indexes"]["connections"] == 1
