@@ -2,7 +2,7 @@
 
 Servers close every socket as soon as they are told to end, and show the application its shutdown only
 then. So a handler is put before the server's own, where that can be found: one of `signal.signal`
-(uvicorn, daphne), or of asyncio's own event loop (hypercorn without workers, granian, gunicorn).
+(uvicorn, daphne), or of asyncio's own event loop (hypercorn without workers, granian).
 """
 
 from __future__ import annotations

@@ -247,7 +247,7 @@ def quart(ends: Ends) -> Any:
         try:
             while True:
                 await websocket.send(await websocket.receive())
-        except (asyncio.CancelledError, OSError) as error:  # while it receives, and while it sends
+        except (asyncio.CancelledError, Exception) as error:  # as it receives, or as it sends
             ends.append("cancelled")
             if isinstance(error, asyncio.CancelledError):
                 raise
