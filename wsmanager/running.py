@@ -83,9 +83,8 @@ class Running(Resumed):
 
     def kill(self) -> None:
         """End it, whatever it says to that."""
-        if not self._is_killed:
-            self._is_killed = True
-            self._cancel()
+        self._is_killed = True
+        self._cancel()
 
     def _cancel(self) -> None:
         if self.task is not None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import inspect
 import logging
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -162,6 +165,18 @@ async def test_it_ends_when_its_time_is_over(runs: Runs, first_step_made: bool) 
     assert left_behind(task) == 0
 
 
+async def test_its_clock_keeps_nothing_that_has_ended(runs: Runs) -> None:
+    async def work() -> None:
+        await asyncio.sleep(1)
+
+    working = work()
+    ended = weakref.ref(working)
+    await runs.run(working)
+    del working
+    gc.collect()
+    assert ended() is None
+
+
 async def test_without_a_limit_it_may_take_as_long_as_it_likes() -> None:
     started = now()
     await Runs(None, GRACE).run(asyncio.sleep(FOREVER))
@@ -242,10 +257,12 @@ async def test_one_whose_child_took_the_cancellations_is_closed_when_that_has_en
     async def work() -> None:
         diary.append(await asyncio.create_task(deaf(2, "child")))
 
-    started, task = now(), begin(runs.run(work()))
+    working = work()
+    started, task = now(), begin(runs.run(working))
     with pytest.raises(HandlerTimeout):
         await task
     assert now() - started == LIMIT + GRACE
+    assert inspect.getcoroutinestate(working) == inspect.CORO_CLOSED
     assert diary == []
     assert left_behind(task) == 0
 

@@ -125,13 +125,19 @@ def test_a_connection_that_carries_other_streams_is_left_alone(
 
 def test_of_two_sockets_it_is_the_nearer(protocol: Any, transport: AsyncioTransport) -> None:
     other = of("uvicorn.protocols", transport=AsyncioTransport())
-    send, inner = protocol.asgi, wrapped(other.asgi)
+    near, far = protocol.asgi, wrapped(other.asgi)
 
     async def bridge(event: Any) -> None:
-        await send(event)
-        await inner(event)
+        await near(event)
+        await far(event)
 
+    async def reversed_bridge(event: Any) -> None:
+        await z_far(event)
+        await b_near(event)
+
+    b_near, z_far = near, far
     assert wire_of(bridge) is transport
+    assert wire_of(reversed_bridge) is transport
 
 
 def test_an_asyncio_transport_is_used_as_it_is(protocol: Any, transport: AsyncioTransport) -> None:
