@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Goodbye", "cut_off", "finish_app_close", "finish_close", "log_send_failure", "see_off"]
 
 _LOOK_AGAIN: Final = 0.05
+# The first code that is theirs to give a meaning (RFC 6455, 7.4.2).
+_APPLICATIONS: Final = 3000
 
 
 class Goodbye(msgspec.Struct, frozen=True, gc=False):
@@ -91,10 +93,14 @@ async def _say(conn: Connection, goodbye: Goodbye) -> None:
     except OSError:
         raise
     except Exception:
-        if code == goodbye.code:
+        if code == CloseCode.NORMAL or code >= _APPLICATIONS:
             raise
-        # daphne sends no 1012
-        await conn.send_raw({"type": "websocket.close", "code": int(goodbye.code), "reason": reason})
+        # daphne sends no other, and leaves the socket open
+        if goodbye.code >= _APPLICATIONS:
+            code = goodbye.code
+        else:
+            code = CloseCode.CLOSED if should_reconnect(code) else CloseCode.NORMAL
+        await conn.send_raw({"type": "websocket.close", "code": int(code), "reason": reason})
 
 
 async def see_off(conn: Connection, wire: Wire) -> None:

@@ -625,11 +625,12 @@ class Connection:
             await self.ahead.stopped()
         if reader is not None and reader is not asyncio.current_task():
             reader.cancel()
-            await asyncio.sleep(0)
+        # One turn for whoever is being woken, by this or by somebody else.
+        await asyncio.sleep(0)
 
     async def finished(self) -> None:
         """Wait for the end of a close that is under way."""
-        if self._ending is not None:
+        if self._ending is not None and not self._ending.done():
             await asyncio.wait({self._ending})
 
     def end_event(self) -> Event:

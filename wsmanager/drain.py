@@ -12,6 +12,7 @@ from .closing import cut_off
 from .connection import Connection
 from .logs import log_event
 from .messages import ConnectionStatus
+from .running import Running
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -34,6 +35,8 @@ class Drain:
         self._engine = engine
         self._paced = paced
         config = engine.config
+        # Who drains in a handler is not waited for: it waits for the drain.
+        self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._deadline = self._began + config.drain_timeout
@@ -67,6 +70,8 @@ class Drain:
                 silent.append((moment, conn))
             else:
                 conn.send_away(round(moment * 1000))
+            if conn.beside is not None and self._task is not None:
+                conn.beside.discard(self._task)
             if place % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)
         silent.sort(key=lambda one: one[0])
@@ -80,16 +85,22 @@ class Drain:
         engine, patience = self._engine, self._loop.call_at(self._patience, self._stop_handlers)
         try:
             while True:
-                if handlers := engine.runs.others():
+                if handlers := self._handlers():
                     await asyncio.wait({running.done for running in handlers})
                 await engine.supervisor.finish_errands()
-                if not engine.runs.others() and not any(map(engine.hooks.farewell_soon, everyone)):
+                if self._handlers():
+                    continue
+                farewells = [engine.hooks.farewell_soon(conn) for conn in everyone]
+                if not any(farewells):
                     return
         finally:
             patience.cancel()
 
+    def _handlers(self) -> set[Running]:
+        return self._engine.runs.others(self._task)
+
     def _stop_handlers(self) -> None:
-        for running in self._engine.runs.others():
+        for running in self._handlers():
             running.stop()
 
     def _end(self) -> None:
@@ -97,5 +108,5 @@ class Drain:
             if conn.status is ConnectionStatus.DRAINING:
                 cut_off(conn)
             conn.ended()
-        for running in self._engine.runs.others():
+        for running in self._handlers():
             running.kill()

@@ -125,7 +125,7 @@ class Engine:
             runs=self.runs,
             clock=clock,
         )
-        self.hooks = Hooks(self.pipeline, config.handler_timeout)
+        self.hooks = Hooks(self.pipeline)
         self.default_codec = codecs[0]
         self.limiter = limiter
         self.validator = validator
@@ -204,7 +204,7 @@ class Engine:
         if given is None or key == conn.key:
             self.registry.rename(conn, name, key)
         else:
-            self.registry.rename(conn, name, key, max_per_user=self._make_room(name, key, None))
+            self.registry.rename(conn, name, key, max_per_user=self._make_room(name, key, None, conn))
             # What its token said was said of somebody else.
             conn.claims, conn.scopes, conn.tier = given.claims, given.scopes, None
         if metadata:
@@ -346,13 +346,13 @@ class Engine:
             negotiated=visitor.codec is not None,
         )
 
-    def _make_room(self, name: str, key: UserKey, tier: Tier | None) -> int:
+    def _make_room(self, name: str, key: UserKey, tier: Tier | None, conn: Connection | None = None) -> int:
         """How many connections of a user may be registered. Where the oldest gives way to the newest, there
         is one more while that is connecting: its handshake may come to nothing."""
         limit = self._max_connections(tier)
         if self.config.over_limit != "replace_oldest":
             return limit
-        if self.registry.get(name) is None:  # an id in use is refused
+        if self.registry.get(name) in (None, conn):  # another's id is refused
             while len(own := self.registry.of_user(key)) > limit:
                 connecting = (conn for conn in own if conn.status is ConnectionStatus.CONNECTING)
                 next(connecting, own[0]).close_soon(CloseCode.REPLACED, "replaced")

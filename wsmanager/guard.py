@@ -70,6 +70,9 @@ class Guard:
                     finally:
                         if conn.reader is task:  # and no other receive has begun
                             conn.reader = None
+                else:
+                    # Who reads on and on after the end must not keep the loop from all others.
+                    await asyncio.sleep(0)
                 if self.is_direct:
                     await self._settled()
                 if event["type"] == "websocket.disconnect":
@@ -270,6 +273,7 @@ class GuardedSocket(Guard):
     async def _send_direct(self, event: Event) -> None:
         visitor = self._visitor
         if visitor is None:
+            await self.conn.finished()  # of the application's own close, which waits for what came before it
             await self.conn.send_raw(event)
         elif event.get("type") == "websocket.accept":
             await self._accept(visitor, event)

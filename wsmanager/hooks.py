@@ -27,9 +27,8 @@ Hook = Callable[[Connection], Any]
 class Hooks:
     """Runs them in the order in which they were registered."""
 
-    def __init__(self, pipeline: Pipeline, handler_timeout: float | None) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._timeout = handler_timeout
         self.on_connect: list[Hook] = []
         self.on_disconnect: list[Hook] = []
 
@@ -84,7 +83,6 @@ class Hooks:
             await asyncio.wait(conn.beside)
         for hook in self.on_disconnect:
             try:
-                async with asyncio.timeout(self._timeout):
-                    await self._call(hook, conn)
+                await self._pipeline.runs.run(self._call(hook, conn))
             except Exception as error:
                 log_event(logging.ERROR, "on_disconnect.failed", error=error, connection=conn.id)

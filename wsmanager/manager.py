@@ -362,7 +362,8 @@ class ConnectionManager:
     async def drain(self) -> None:
         """Send everyone away before the server does: from now on sockets are refused; each client is told
         its own moment to come back, and closed with 1012 once what waits for it went out. Returns when the
-        last handler has ended, or after ``drain_timeout``, with what is left stopped.
+        last handler has ended, or after ``drain_timeout``, with what is left stopped. A handler that calls
+        this is not waited for.
 
         Call it before the server is told to end, where the server's own end gives no time for that.
         """

@@ -40,7 +40,7 @@ from .outbound import size_of
 from .protocols import Clock, MessageValidator, RateLimiter
 from .routing import Route, Router
 from .running import Running, Runs
-from .supervision import cancellations, is_being_cancelled, take_back_cancellations
+from .supervision import cancellations, is_being_cancelled
 from .transport import Event, frame_of
 
 __all__ = ["Pipeline", "Work"]
@@ -288,10 +288,8 @@ class Pipeline:
         except asyncio.CancelledError as error:
             self._fail_unless_cancelled(conn, error, work, before)
         except Exception as error:
-            take_back_cancellations(before)
             self.fail(conn, error, work.message, size=work.size)
         else:
-            take_back_cancellations(before)
             self._complete(conn, work, result, started)
 
     def _complete(self, conn: Connection, work: Work, result: Any, started: float) -> None:
@@ -321,6 +319,7 @@ class Pipeline:
     def rebind(self) -> None:
         """Forget what belongs to an event loop."""
         self._threads = None
+        self.runs.forget()
 
     async def watch(self, conn: Connection, running: Running) -> Any:
         """Await code of the application in the connection's own task, while somebody else reads."""

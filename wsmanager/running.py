@@ -19,11 +19,12 @@ _FRESH: Final = object()
 class Running(Resumed):
     """Awaits a coroutine in the awaiting task, and raises `HandlerTimeout` once that takes too long.
 
-    As `asyncio.timeout` does, it cancels the task and takes that back. A coroutine that goes on
-    nevertheless is closed a little later: what it awaits raises `GeneratorExit` in it.
+    As `asyncio.timeout` does, it cancels the task and takes that back, and with it every cancellation that
+    did not end the coroutine. One that goes on nevertheless is closed a little later: what it awaits raises
+    `GeneratorExit` in it. One that waits for another task is closed once that has ended.
     """
 
-    __slots__ = ("_cancelled_before", "_done", "_is_killed", "_runs", "_stops", "_timer", "task")
+    __slots__ = ("_done", "_is_killed", "_runs", "_stops", "_timer", "task")
 
     def __init__(self, runs: Runs, coroutine: Any, waits_for: Any = _FRESH) -> None:
         """`waits_for` is what a coroutine waits for that has made its first step."""
@@ -40,7 +41,7 @@ class Running(Resumed):
         if task is None:
             raise RuntimeError("code of the application runs in tasks")
         self.task = task
-        self._cancelled_before = task.cancelling()
+        before = task.cancelling()
         self._runs.begun(self)
         if self._runs.limit is not None:
             self._timer = asyncio.get_running_loop().call_later(self._runs.limit, self._run_out)
@@ -52,19 +53,22 @@ class Running(Resumed):
                     return end.value
             return (yield from super().__await__())
         except asyncio.CancelledError:
-            if self._stops and task.cancelling() - self._stops <= self._cancelled_before:
+            of_others = task.cancelling() - self._stops
+            if of_others > before:
+                before = of_others
+            elif self._stops:
                 raise HandlerTimeout("The server took too long over this message.") from None
             raise
         finally:
-            self._end(task)
+            self._end(task, before)
 
-    def _end(self, task: asyncio.Task[Any]) -> None:
+    def _end(self, task: asyncio.Task[Any], before: int) -> None:
+        while task.cancelling() > before:  # in Python 3.11 and 3.12 a failed task group leaves one behind
+            task.uncancel()
         self._runs.ended(self)
         self.task = None
         if self._timer is not None:
             self._timer.cancel()
-        for _ in range(self._stops):
-            task.uncancel()
         if self._done is not None and not self._done.done():
             self._done.set_result(None)
 
@@ -79,23 +83,31 @@ class Running(Resumed):
 
     def kill(self) -> None:
         """End it, whatever it says to that."""
-        if not self._is_killed:
-            self._is_killed = True
-            self._cancel()
+        self._is_killed = True
+        self._cancel()
 
     def _cancel(self) -> None:
         if self.task is not None:
             self._stops += 1
             self.task.cancel()
 
+    def _send(self, value: Any) -> Any:
+        if self._is_killed:  # what it waited for took the cancellation for itself
+            self._close()
+            raise asyncio.CancelledError
+        return super()._send(value)
+
     def _throw(self, error: BaseException) -> Any:
-        if not self._is_killed:
-            return super()._throw(error)
+        if self._is_killed:
+            self._close()
+            raise error
+        return super()._throw(error)
+
+    def _close(self) -> None:
         try:
             self._coroutine.close()
         except RuntimeError:  # it awaits even then: it is left where it stands
             log_event(logging.ERROR, "handler.stuck", what=self._coroutine)
-        raise error
 
     @property
     def done(self) -> asyncio.Future[None]:
@@ -125,9 +137,12 @@ class Runs:
     def ended(self, running: Running) -> None:
         self._running.discard(running)
 
-    def others(self) -> set[Running]:
-        """All but what the calling task is in."""
-        task = asyncio.current_task()
+    def forget(self) -> None:
+        """What an event loop has left behind that is no more."""
+        self._running.clear()
+
+    def others(self, task: asyncio.Task[Any] | None) -> set[Running]:
+        """All but what `task` is in."""
         return {running for running in self._running if running.task is not task}
 
 

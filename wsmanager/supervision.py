@@ -11,7 +11,7 @@ import msgspec
 
 from .logs import log_event
 
-__all__ = ["Supervisor", "TaskHealth", "cancellations", "is_being_cancelled", "take_back_cancellations"]
+__all__ = ["Supervisor", "TaskHealth", "cancellations", "is_being_cancelled"]
 
 
 def cancellations() -> int:
@@ -24,14 +24,6 @@ def is_being_cancelled(since: int = 0) -> bool:
     """Whether somebody cancels the running task, beyond `since` earlier cancellations; if not, a
     `CancelledError` in it is of its own making."""
     return cancellations() > since
-
-
-def take_back_cancellations(since: int) -> None:
-    """Forget what code that has ended left behind: in Python 3.11 and 3.12 a failed `asyncio.TaskGroup`
-    does not take its cancellation back."""
-    task = asyncio.current_task()
-    while task is not None and task.cancelling() > since:
-        task.uncancel()
 
 
 class TaskHealth(msgspec.Struct, frozen=True):

@@ -35,28 +35,28 @@ class Termination:
     def __init__(self, loop: asyncio.AbstractEventLoop, go_on: Callable[[], object]) -> None:
         self.first: WeakSet[Drainable] = WeakSet()
         """What is to be drained first."""
-        self._loop = loop
-        self._go_on = go_on
+        self.loop = loop
+        self.go_on = go_on
         self._task: asyncio.Task[None] | None = None
 
     def __call__(self, *_: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._begin)
-        except RuntimeError:  # that loop is closed
-            self._go_on()
+        if self.loop.is_running():
+            self.loop.call_soon_threadsafe(self._begin)
+        else:  # whoever installed the other handler has the process to itself again
+            self.go_on()
 
     def _begin(self) -> None:
         if self._task is None and self.first:
-            self._task = self._loop.create_task(self._drain(), name="wsmanager.sigterm")
+            self._task = self.loop.create_task(self._drain(), name="wsmanager.sigterm")
         else:
-            self._go_on()
+            self.go_on()
 
     async def _drain(self) -> None:
         try:
             await asyncio.gather(*(one.drain() for one in tuple(self.first)), return_exceptions=True)
             await asyncio.sleep(_LAST_WORDS)
         finally:
-            self._go_on()
+            self.go_on()
 
 
 def drain_first(one: Drainable) -> Callable[[], None] | None:
@@ -79,11 +79,15 @@ def _before(loop: Any) -> Termination | None:
         return _before_loops_own(loop, handle)
     current = signal.getsignal(signal.SIGTERM)
     if isinstance(current, Termination):
-        return current
+        return current if current.loop is loop else _put(loop, current.go_on)
     # What a loop leaves there is no handler: it gets its signals in another way.
     if not callable(current) or _module_of(current).startswith(("asyncio", "uvloop")):
         return None
-    termination = Termination(loop, functools.partial(current, signal.SIGTERM, None))
+    return _put(loop, functools.partial(current, signal.SIGTERM, None))
+
+
+def _put(loop: asyncio.AbstractEventLoop, go_on: Callable[[], object]) -> Termination:
+    termination = Termination(loop, go_on)
     signal.signal(signal.SIGTERM, termination)
     return termination
 

@@ -85,9 +85,12 @@ class Resumed:
                     return end.value
             else:
                 try:
-                    waits_for = step.send(sent)
+                    waits_for = self._send(sent)
                 except StopIteration as end:
                     return end.value
+
+    def _send(self, value: Any) -> Any:
+        return self._coroutine.send(value)
 
     def _throw(self, error: BaseException) -> Any:
         return self._coroutine.throw(error)

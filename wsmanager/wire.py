@@ -44,6 +44,8 @@ class _Twisted:
         self._transport = transport
 
     def get_write_buffer_size(self) -> int:
+        if getattr(self._transport, "disconnected", False):  # and keeps what it did not write
+            return 0
         # No method of theirs tells; where the names are not these any more, nothing is known of it.
         held = getattr(self._transport, "dataBuffer", b""), getattr(self._transport, "_tempDataLen", 0)
         return len(held[0]) - getattr(self._transport, "offset", 0) + held[1]

@@ -170,3 +170,33 @@ def test_a_loop_that_is_closed_keeps_no_server_from_its_end() -> None:
         asyncio.run(find())
         signal.raise_signal(signal.SIGTERM)
     assert diary == [ENDED]
+
+
+async def drained_by_a_signal(diary: Diary) -> None:
+    one = Drained(diary)
+    one.may.set()
+    assert drain_first(one)
+    signal.raise_signal(signal.SIGTERM)
+    await until(diary, 2)
+
+
+def test_the_next_loop_drains_as_the_first_did() -> None:
+    diary: Diary = []
+    with by_signal(diary):
+        for _ in range(3):
+            asyncio.run(asyncio.wait_for(drained_by_a_signal(diary), 10))
+            assert diary == ["drained", ENDED]
+            diary.clear()
+
+
+def test_a_loop_that_is_only_stopped_keeps_no_process_from_its_end() -> None:
+    diary: Diary = []
+    one = Drained(diary)
+
+    async def find() -> None:
+        assert drain_first(one)
+
+    with by_signal(diary), contextlib.closing(asyncio.new_event_loop()) as loop:
+        loop.run_until_complete(find())
+        signal.raise_signal(signal.SIGTERM)
+        assert diary == [ENDED]

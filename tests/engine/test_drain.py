@@ -14,7 +14,7 @@ import pytest
 
 from tests.engine.conftest import MakeManager, assert_empty, errors_logged
 from wsmanager import Connection, ConnectionManager, WebSocketConfig, WebSocketMiddleware
-from wsmanager.testing import DAPHNE, Peer, connect
+from wsmanager.testing import DAPHNE, FakeSocket, Peer, VirtualTimeLoop, connect
 
 pytestmark = pytest.mark.anyio
 
@@ -227,6 +227,101 @@ async def test_f43_a_stalled_peer_holds_it_up_no_longer_than_a_close_may_take(
     assert events.count("close.timeout") == 3
 
 
+@pytest.mark.parametrize("concurrent", [False, True])
+async def test_a_handler_may_drain_and_is_not_waited_for(make_manager: MakeManager, concurrent: bool) -> None:
+    manager, seconds, missed = make_manager(), list[float](), list[Connection]()
+
+    @manager.on("end", concurrent=concurrent)
+    async def end(conn: Connection) -> None:
+        await manager.drain()
+        seconds.append(now() - started)
+
+    @manager.on_disconnect
+    async def miss(conn: Connection) -> None:
+        await asyncio.sleep(0.5)
+        missed.append(conn)
+
+    async with crowd(manager.endpoint, 3) as peers:
+        started = now()
+        await peers[0].send_json({"type": "end"})
+        await asyncio.sleep(30)
+    assert seconds[0] <= 1
+    assert len(missed) == 3
+
+
+async def test_a_handler_that_drains_is_not_stopped_for_others(make_manager: MakeManager) -> None:
+    manager, seconds = make_manager(WebSocketConfig(drain_timeout=8)), list[float]()
+    manager.on("work")(stubborn)
+
+    @manager.on("end")
+    async def end(conn: Connection) -> None:
+        await manager.drain()
+        seconds.append(now() - started)
+
+    async with crowd(manager.endpoint, 2) as (busy, ending):
+        started = now()
+        await busy.send_json({"type": "work"})
+        await ending.send_json({"type": "end"})
+        await asyncio.sleep(30)
+    assert seconds == [pytest.approx(8)]
+
+
+async def test_the_farewells_of_applications_that_stay_are_said_side_by_side(
+    make_manager: MakeManager,
+) -> None:
+    manager, missed = make_manager(), list[Connection]()
+
+    @manager.on_disconnect
+    async def miss(conn: Connection) -> None:
+        await asyncio.sleep(2)
+        missed.append(conn)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await asyncio.sleep(60)
+
+    async with crowd(WebSocketMiddleware(app, manager, "envelope"), 20):
+        started = now()
+        await manager.drain()
+        assert now() - started == pytest.approx(2)
+        assert len(missed) == 20
+
+
+@pytest.mark.parametrize("hook", [minding, stubborn, hopeless])
+async def test_f43_a_farewell_that_hangs_holds_up_neither_the_drain_nor_what_comes_after(
+    make_manager: MakeManager, hook: Any
+) -> None:
+    manager = make_manager(WebSocketConfig(drain_timeout=8, handler_timeout=None))
+    manager.on_disconnect(hook)
+    async with connect(manager.endpoint):
+        started = now()
+        await manager.drain()
+        assert now() - started == pytest.approx(6 if hook is minding else 8)
+        await manager.aclose()
+        assert now() - started == pytest.approx(6 if hook is minding else 8)
+        assert_empty(manager)
+
+
+async def test_f43_a_handler_that_waits_for_a_stubborn_task_ends_with_that(make_manager: MakeManager) -> None:
+    manager = make_manager(WebSocketConfig(handler_timeout=10, close_timeout=5))
+
+    async def child() -> None:
+        for _ in range(2):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3_600)
+
+    @manager.on("work")
+    async def work(conn: Connection) -> None:
+        await asyncio.create_task(child())
+        await asyncio.sleep(3_600)
+
+    async with connect(manager.endpoint) as peer:
+        await peer.send_json({"type": "work", "id": 1})
+        answer = await peer.receive_json(timeout=60)
+        assert answer["data"]["code"] == "handler_timeout"
+
+
 async def test_a_drain_that_is_called_twice_is_one(make_manager: MakeManager) -> None:
     manager = make_manager()
     async with crowd(manager.endpoint, 3) as peers:
@@ -244,3 +339,36 @@ async def test_a_manager_that_was_drained_starts_again(make_manager: MakeManager
     async with manager, connect(manager.endpoint) as peer:
         await peer.send_json({"type": "ping"})
         assert (await peer.receive_json())["type"] == "pong"
+
+
+def test_what_another_loop_left_behind_is_not_waited_for() -> None:
+    """As after a server that was stopped in the middle of everything."""
+    manager, socket = ConnectionManager(WebSocketConfig(handler_timeout=None)), FakeSocket()
+    may_end = False
+
+    @manager.on("work")
+    async def work(conn: Connection) -> None:
+        while not may_end:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3_600)
+
+    async def leave_behind() -> asyncio.Task[None]:
+        serving = asyncio.create_task(manager.endpoint(socket.scope, socket.receive, socket.send))
+        socket.feed_text('{"type": "work"}')
+        await asyncio.sleep(1)
+        (conn,) = manager.connections()
+        manager._engine.abandon(conn)
+        return serving
+
+    async def drain() -> float:
+        started = now()
+        await manager.drain()
+        return now() - started
+
+    with contextlib.closing(VirtualTimeLoop()) as loop:
+        serving = loop.run_until_complete(leave_behind())
+        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+            assert runner.run(drain()) < 1
+        assert not serving.done()
+        may_end = True
+        loop.run_until_complete(asyncio.wait_for(serving, 3_600))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -11,7 +12,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from wsmanager import Connection, ConnectionManager, Disconnect, EncodeError, WebSocketConfig
 from wsmanager.codecs import JSONCodec
-from wsmanager.testing import HandshakeRefused, connect
+from wsmanager.testing import DAPHNE, HandshakeRefused, connect
 
 from .conftest import ByQuery, MakeManager
 
@@ -212,3 +213,46 @@ async def test_a_client_of_a_whole_ipv6_network_counts_once(make_manager: MakeMa
             async with connect(manager.endpoint, client=("2001:db8:0:1::3", 1)):
                 pass
     assert caught.value.status == 429
+
+
+@pytest.mark.parametrize(
+    ("code", "sent"), [(1000, 1000), (1001, 4000), (1008, 1000), (1011, 1000), (1012, 4000), (3000, 3000)]
+)
+async def test_a_server_that_sends_not_every_code_closes_all_the_same(
+    make_manager: MakeManager, code: int, sent: int
+) -> None:
+    """With one that says as much of coming back."""
+    manager = make_manager()
+    async with connect(manager.endpoint, server=DAPHNE) as peer:
+        (conn,) = manager.connections()
+        await conn.close(code)
+        assert (await peer.receive_json())["data"]["code"] == code
+        assert await peer.wait_closed(1) == (sent, "")
+
+
+async def test_a_failed_task_group_in_a_hook_leaves_no_cancellation_behind(make_manager: MakeManager) -> None:
+    """Else the next that wakes the connection's task would seem to be somebody else's."""
+    manager, ends = make_manager(), list[str]()
+
+    async def fail() -> None:
+        raise ValueError
+
+    @manager.on_connect
+    async def hook(conn: Connection) -> None:
+        with contextlib.suppress(ExceptionGroup):
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(fail())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await manager.endpoint(scope, receive, send)
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            raise
+        ends.append("returned")
+
+    async with connect(app):
+        await asyncio.sleep(1)
+        (conn,) = manager.connections()
+        await conn.close()
+    assert ends == ["returned"]

@@ -286,7 +286,7 @@ async def test_a_farewell_that_hangs_is_given_up(make_manager: MakeManager) -> N
         assert manager.get_analytics().errands == 1
         started = now()
         await manager.aclose()
-        assert now() - started == pytest.approx(7)
+        assert now() - started == pytest.approx(5.25)
         assert_empty(manager)
 
 

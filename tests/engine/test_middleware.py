@@ -956,6 +956,85 @@ async def test_a_close_of_the_managers_goes_out_though_the_application_ends_over
         assert isinstance(peer.app_error, OSError | None)
 
 
+async def test_what_is_sent_after_a_close_of_the_applications_overtakes_nothing(
+    make_manager: MakeManager,
+) -> None:
+    manager, errors = make_manager(), list[type[BaseException]]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def say(text: str) -> None:
+            try:
+                await send({"type": "websocket.send", "text": text})
+            except Exception as error:
+                errors.append(type(error))
+
+        await receive()
+        await send({"type": "websocket.accept"})
+        async with asyncio.TaskGroup() as tasks:
+            for text in ("one" * 100, "two" * 100):
+                tasks.create_task(say(text))
+                await asyncio.sleep(0.1)
+            tasks.create_task(send({"type": "websocket.close"}))
+            await asyncio.sleep(0.1)
+            tasks.create_task(say("late"))
+
+    for each in (app, WebSocketMiddleware(app, manager)):
+        async with connect(each, window=200, stalled=True) as peer:
+            await asyncio.sleep(1)
+            peer.resume()
+            assert await peer.wait_closed(1) == (1000, "")
+            assert peer.frames == ["one" * 100, "two" * 100]
+    assert errors == [RuntimeError] * 2
+
+
+async def test_an_application_that_minds_no_end_leaves_the_loop_to_others(make_manager: MakeManager) -> None:
+    manager, heard = make_manager(), 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal heard
+        await receive()
+        await send({"type": "websocket.accept"})
+        while heard < 1_000:
+            await receive()
+            heard += 1
+
+    async with connect(WebSocketMiddleware(app, manager)) as peer:
+        (conn,) = manager.connections()
+        await conn.close(4000)
+        assert await peer.wait_closed(1) == (4000, "")
+        assert heard < 100
+
+
+async def test_a_close_reaches_the_peer_though_the_application_begins_to_receive_just_then(
+    make_manager: MakeManager,
+) -> None:
+    """On granian no close goes out while anybody waits for the server, and here somebody is just leaving."""
+    manager, due = make_manager(WebSocketConfig(heartbeat_interval=5)), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await due.wait()
+        manager.connection_of(scope).close_soon(4000, "enough")
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    async def server(scope: Any, receive: Any, send: Any) -> None:
+        def at_once(event: Any) -> Any:
+            sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            with suppress(StopIteration):
+                receive.__self__.send(event).send(None)
+            sent.set_result(None)
+            return sent
+
+        await WebSocketMiddleware(app, manager)(scope, receive, at_once)
+
+    async with connect(server, server=GRANIAN) as peer:
+        await asyncio.sleep(30)  # by now the manager reads in the application's stead
+        due.set()
+        assert await peer.wait_closed(1) == (4000, "enough")
+
+
 async def test_hooks_do_not_hold_up_the_clients_end(make_manager: MakeManager) -> None:
     manager, diary = make_manager(), list[str]()
 
@@ -1283,6 +1362,33 @@ async def test_the_limits_of_the_user_that_is_named_hold(make_manager: MakeManag
         assert caught.value.status == 429
         assert len(manager.connections()) == 1
     assert raised == ["user_limit"]
+
+
+async def test_of_a_user_that_is_named_the_oldest_may_give_way(make_manager: MakeManager) -> None:
+    config = WebSocketConfig(max_connections_per_user=1, over_limit="replace_oldest")
+    manager, hesitant = make_manager(config, auth=ByQuery()), asyncio.Event()
+
+    async def endpoint(websocket: WebSocket) -> None:
+        if "hesitant" in websocket.query_params:
+            await hesitant.wait()
+        async with manager.connect(websocket, user_id="ann"):
+            with suppress(WebSocketDisconnect):
+                await websocket.receive_text()
+
+    app = WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/", endpoint)]), manager)
+
+    async def hesitate() -> None:
+        async with connect(app, query="user=ann&hesitant="):
+            pass
+
+    async with connect(app, query="user=x") as first:
+        connecting = asyncio.create_task(hesitate())
+        await asyncio.sleep(1)
+        async with connect(app, query="user=y"):
+            assert await first.wait_closed(1) == (4503, "replaced")
+            hesitant.set()
+            with pytest.raises(HandshakeRefused):
+                await connecting
 
 
 @pytest.mark.parametrize(("how", "code"), [("kicked", "replaced"), ("ended", "shutting_down")])
