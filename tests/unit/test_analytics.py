@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsmanager.analytics import OTHER, AnalyticsStats, Direction, MessageAnalytics, TypeStats
-from wsmanager.errors import ConfigurationError
+from wsmanager.errors import ConfigurationError, FailureKind
 
 from ..profiles import examples
 
@@ -292,3 +292,12 @@ class TestRates:
         surely = sum(time > now - 55 for time in times)
         perhaps = sum(time >= now - 60 for time in times)
         assert surely / 60 - 1e-9 <= rate <= perhaps / 55 + 1e-9
+
+
+def test_failures_are_counted_by_kind_and_reset_with_the_errors() -> None:
+    analytics = MessageAnalytics(now=0)
+    for kind in (FailureKind.BUG, FailureKind.AUTH, FailureKind.BUG):
+        analytics.record_failure(kind)
+    assert analytics.get_stats(now=1).failures == {FailureKind.BUG: 2, FailureKind.AUTH: 1}
+    analytics.reset_errors()
+    assert analytics.get_stats(now=1).failures == {}

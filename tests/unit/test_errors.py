@@ -81,3 +81,32 @@ def test_a_code_that_no_close_frame_may_carry_is_refused(code: object) -> None:
 def test_a_code_that_a_close_frame_may_carry_is_a_plain_number(code: int) -> None:
     assert errors.require_close_code(code) == code
     assert type(errors.require_close_code(code)) is int
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (errors.HandlerTimeout(""), "transient"),
+        (errors.ConnectionClosed(), "transient"),
+        (errors.InvalidPayload(""), "client"),
+        (errors.AuthenticationError(""), "auth"),
+        (errors.Forbidden(""), "auth"),
+        (errors.RateLimited(""), "capacity"),
+        (errors.ConnectionLimitReached(""), "capacity"),
+        (errors.Unavailable(), "backend"),
+        (ConnectionResetError(), "backend"),
+        (TimeoutError(), "backend"),
+        (FileNotFoundError(), "bug"),
+        (KeyError(), "bug"),
+        (errors.ConfigurationError(), "bug"),
+    ],
+)
+def test_every_error_is_of_one_kind(error: Exception, kind: str) -> None:
+    assert errors.kind_of(error) == kind
+
+
+def test_what_a_handler_cannot_reach_is_unavailable_and_its_text_is_nobodys_business() -> None:
+    answer = to_client(ConnectionRefusedError("db.internal:5432"))
+    assert isinstance(answer, errors.Unavailable)
+    assert (answer.code, answer.temporary) == ("unavailable", True)
+    assert "5432" not in str(answer)
