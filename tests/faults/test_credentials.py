@@ -26,7 +26,7 @@ from tests.faults.doors import EVERY_DOOR, Door
 from tests.processes import ROOT
 from wsmanager import ConnectionManager, JWTAuth, WebSocketConfig
 from wsmanager.protocols import Handshake, Identity
-from wsmanager.testing import HandshakeRefused, connect
+from wsmanager.testing import HandshakeRefused, VirtualTimeLoop, connect
 
 pytestmark = pytest.mark.anyio
 
@@ -59,6 +59,12 @@ def hmac(key: bytes) -> Callable[[bytes], bytes]:
 def good(algorithm: str, **header: Any) -> str:
     key: Any = {"HS256": SECRET, "ES256": OURS, "RS256": LARGE}[algorithm]
     return jwt.encode(payload(), key, algorithm=algorithm, headers=header)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are fetched in threads, and that may take its time on a busy machine."""
+    monkeypatch.setattr(VirtualTimeLoop, "patience", 10.0)
 
 
 @pytest.fixture
