@@ -8,22 +8,21 @@ no queue, no lock. *Congested*: the first frame that the server does not take at
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
 
 from .breaker import CircuitBreaker
 from .closing import Goodbye, finish_app_close, finish_close, log_send_failure, see_off
 from .codecs import OPAQUE
-from .config import Tier, WebSocketConfig
+from .config import Tier
 from .congestion import AppEvent, Congestion
 from .errors import CloseCode, ConnectionClosed, FailureKind, require_close_code
 from .health import ConnectionHealthMonitor
+from .host import Host, SocketGuard
 from .messages import (
     ConnectionStatus,
     Delivery,
-    Frame,
     HealthStatus,
-    InboundMessage,
     MessagePriority,
     OutboundMessage,
     Pushed,
@@ -31,87 +30,20 @@ from .messages import (
     UserKey,
 )
 from .outbound import OWN, Outgoing, Prepared, prepare_own
-from .protocols import Claims, Codec, MessageQueue
+from .protocols import Claims, Codec
 from .transport import Event, Receive, Send, discard, transport_for
 from .wire import Wire, server_of, wire_of
 
 if TYPE_CHECKING:
     from .inbound import ReadAhead
 
-__all__ = ["Connection", "Host"]
+__all__ = ["Connection"]
 
 _OPEN = ConnectionStatus.OPEN
 _SENT = Pushed.SENT
 # A push waits for nothing, so a cancellation in it is the server's own.
 _SEND_FAILED = (Exception, asyncio.CancelledError)
 _LOST = (1006, "")
-
-
-class Host(Protocol):
-    """What a connection needs of its manager. Every method is synchronous and returns at once."""
-
-    @property
-    def config(self) -> WebSocketConfig: ...
-
-    @property
-    def typed(self) -> bool:
-        """Whether every message of the application must have a type."""
-        ...
-
-    def now(self) -> float: ...
-
-    def new_queue(self) -> MessageQueue[Prepared]: ...
-
-    def congested(self, conn: Connection) -> None:
-        """`conn` waits for its peer from now on."""
-
-    def drained(self, conn: Connection) -> None:
-        """Nothing waits for `conn` any more."""
-
-    def dropped(self, reason: str) -> None:
-        """A message was not taken in; the caller of the push is told."""
-
-    def handed_over(self, conn: Connection, prepared: Prepared) -> None:
-        """The server took a message of `send`, or one that `push` had answered with QUEUED."""
-
-    def failed(self, kind: FailureKind) -> None:
-        """Something of this kind went wrong."""
-
-    def given_up(self, conn: Connection, messages: Sequence[Prepared], reason: str) -> None:
-        """Messages that had been taken in will not be sent on `conn`."""
-
-    def leave_indexes(self, conn: Connection, status: ConnectionStatus) -> None:
-        """Make `conn` unreachable and give it `status`."""
-
-    def cannot_abort(self, conn: Connection) -> None:
-        """`conn` takes no close, and nothing here can end it."""
-
-    def run_errand(self, errand: Any, name: str) -> asyncio.Task[Any] | None:
-        """Run `errand` in a task of its own; None when too many run already."""
-
-
-class SocketGuard(Protocol):
-    """Checks what a loop of the application's own receives."""
-
-    is_direct: bool
-    """Whether application and server talk without the manager."""
-
-    @property
-    def speaks(self) -> bool:
-        """Whether the manager may write messages of its own."""
-        ...
-
-    def admit(self, event: Event) -> tuple[Any, int] | None:
-        """What is left of `event` for the application, and its size."""
-
-    def take_passed(self, frame: Frame) -> InboundMessage | None:
-        """The message of `frame`, if it was checked and handed over last."""
-
-    def heard_end(self, event: Event) -> None:
-        """The server said to somebody else than the application how the peer left."""
-
-    def read_on(self) -> None:
-        """Read in the application's stead, for it does not."""
 
 
 class _Ending(asyncio.Future[None]):

@@ -64,7 +64,7 @@ _MAX_CODES = 100
 
 
 class Engine:
-    """Holds the parts of one manager together. Implements `wsmanager.connection.Host`."""
+    """Holds the parts of one manager together. Implements `wsmanager.host.Host`."""
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ FLOORS = {
         "handshake",
         "heartbeat",
         "hooks",
+        "host",
         "inbound",
         "manager",
         "middleware",
