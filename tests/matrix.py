@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ class Matrix:
         self._argument = argument
         self._columns = columns
         self._rows: dict[str, dict[str, str]] = {}
+        self._places: dict[str, tuple[str, int]] = {}
         MATRICES[name] = self
 
     def row(
@@ -42,6 +44,10 @@ class Matrix:
         columns = [name for name in self._columns if only is None or name in only]
         assert reasons.keys() <= set(columns), f"{title}: unknown columns"
         cells = self._rows.setdefault(title, {})
+        # Rows stand as they do in the files, in whatever order these are imported.
+        frame = sys._getframe(1)
+        place = (frame.f_code.co_filename, frame.f_lineno)
+        self._places[title] = min(place, self._places.get(title, place))
         for name in columns:
             told = cells.setdefault(name, reasons.get(name, "yes"))
             assert told == reasons.get(name, "yes"), f"{title}, {name}: two tests, two answers"
@@ -61,7 +67,8 @@ class Matrix:
             f"| {self._heading} | " + " | ".join(self._columns) + " |",
             "|---" * (len(self._columns) + 1) + "|",
         ]
-        for title, reasons in self._rows.items():
+        for title in sorted(self._rows, key=self._places.__getitem__):
+            reasons = self._rows[title]
             lines.append(f"| {title} | " + " | ".join(reasons[name] for name in self._columns) + " |")
         return "\n".join(lines)
 
