@@ -15,7 +15,7 @@ from .logs import log_event
 from .messages import ConnectionStatus, SystemType
 from .outbound import prepare_own
 from .transport import Event
-from .wire import Wire
+from .wire import Wire, written
 
 if TYPE_CHECKING:
     from .congestion import Congestion
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Goodbye", "cut_off", "finish_app_close", "finish_close", "log_send_failure", "see_off"]
 
-_LOOK_AGAIN: Final = 0.05
 # The first code that is theirs to give a meaning (RFC 6455, 7.4.2).
 _APPLICATIONS: Final = 3000
 
@@ -108,7 +107,7 @@ async def see_off(conn: Connection, wire: Wire) -> None:
     server would wait for ever."""
     try:
         async with asyncio.timeout(conn.host.config.close_timeout):
-            await _written(wire)
+            await written(wire)
     except TimeoutError:
         wire.abort()
 
@@ -116,8 +115,8 @@ async def see_off(conn: Connection, wire: Wire) -> None:
 async def _written(wire: Wire | None) -> None:
     """Wait until the server has written everything: it takes more than the network does, and then waits for
     the peer as long as that likes."""
-    while wire is not None and wire.get_write_buffer_size():  # noqa: ASYNC110 - a transport has no such event
-        await asyncio.sleep(_LOOK_AGAIN)
+    if wire is not None:
+        await written(wire)
 
 
 def cut_off(conn: Connection) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMa
 from typing import Any, TypeAlias
 
 from .messages import Frame
-from .wire import Wire, never_waits, server_of, wire_of
+from .wire import never_waits, server_of, wire_of, written
 
 __all__ = [
     "Event",
@@ -49,7 +49,6 @@ _KNOWN = ("uvicorn.", "hypercorn.", "daphne.", "starlette.", "fastapi.", "wsmana
 # As asyncio's own transports have them.
 _HIGH_WATER = 65_536
 _LOW_WATER = 16_384
-_LOOK_AGAIN = 0.02
 
 # ``await send(event)`` in a closure, as Python 3.11 compiles it.
 _AWAIT_OF_CLOSURE = ["PUSH_NULL", "LOAD_DEREF", "LOAD_FAST", "PRECALL", "CALL", "GET_AWAITABLE"]
@@ -151,13 +150,8 @@ class PacedTransport(Transport):
     def write(self, send: Send, event: Event) -> Awaitable[None] | None:
         rest, wire = super().write(send, event), wire_of(send)
         if rest is None and wire is not None and wire.get_write_buffer_size() > _HIGH_WATER:
-            return _written(wire)
+            return written(wire, _LOW_WATER)
         return rest
-
-
-async def _written(wire: Wire) -> None:
-    while wire.get_write_buffer_size() > _LOW_WATER:  # noqa: ASYNC110 - a transport tells nobody
-        await asyncio.sleep(_LOOK_AGAIN)
 
 
 _STEPPED = Transport()

@@ -7,6 +7,7 @@ to keep it there; found it is not on every server.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import sys
@@ -15,9 +16,10 @@ from typing import Any, Final, Protocol, cast
 
 from .logs import log_event
 
-__all__ = ["Wire", "advice_for", "never_waits", "server_of", "wire_of"]
+__all__ = ["Wire", "advice_for", "never_waits", "server_of", "wire_of", "written"]
 
 _STEPS: Final = 32
+_LOOK_AGAIN: Final = 0.02
 # Hypercorn keeps it behind the stream, the connection and the task of the socket; with HTTP/2 it carries
 # other streams, too, which an abort would take along.
 _SHARED: Final = ("H2Protocol", "H3Protocol")
@@ -52,6 +54,12 @@ class _Twisted:
 
     def abort(self) -> None:
         self._transport.abortConnection()
+
+
+async def written(wire: Wire, down_to: int = 0) -> None:
+    """Wait until no more than `down_to` bytes are still to be written."""
+    while wire.get_write_buffer_size() > down_to:  # noqa: ASYNC110 - a transport tells nobody but its protocol
+        await asyncio.sleep(_LOOK_AGAIN)
 
 
 def wire_of(*callables: Any) -> Wire | None:
