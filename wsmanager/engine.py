@@ -481,7 +481,7 @@ class Engine:
 
     def cannot_abort(self, conn: Connection) -> None:
         server = conn.server
-        if server not in self._advised and len(self._advised) < _MAX_CODES:
+        if server not in self._advised:  # one of the few that are known, or none
             self._advised.add(server)
             meaning = f"a peer that reads nothing cannot be cut off here: {advice_for(server)}"
             log_event(logging.WARNING, "abort.unsupported", server=server, meaning=meaning)

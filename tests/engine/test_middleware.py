@@ -845,19 +845,22 @@ async def test_the_hooks_have_run_when_the_manager_is_closed(make_manager: MakeM
     assert diary == ["gone"]
 
 
+def slow(app: App) -> App:
+    """As on a server that takes its time to accept."""
+
+    async def asked(scope: Any, receive: Any, send: Any) -> None:
+        async def send_slowly(event: Any) -> None:
+            await send(event)
+            if event["type"] == "websocket.accept":
+                await asyncio.sleep(5)
+
+        await app(scope, receive, send_slowly)
+
+    return asked
+
+
 async def test_frames_that_come_while_the_server_accepts_are_guarded(make_manager: MakeManager) -> None:
     manager, heard = make_manager(WebSocketConfig(rate_limit_max=2)), list[Any]()
-
-    def slow(app: App) -> App:
-        async def asked(scope: Any, receive: Any, send: Any) -> None:
-            async def send_slowly(event: Any) -> None:
-                await send(event)
-                if event["type"] == "websocket.accept":
-                    await asyncio.sleep(5)
-
-            await app(scope, receive, send_slowly)
-
-        return asked
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -1118,17 +1121,6 @@ async def test_a_connection_closed_before_its_accept_is_refused(make_manager: Ma
 
 async def test_a_connection_closed_while_the_server_accepts_is_closed(make_manager: MakeManager) -> None:
     manager = make_manager()
-
-    def slow(app: App) -> App:
-        async def asked(scope: Any, receive: Any, send: Any) -> None:
-            async def send_slowly(event: Any) -> None:
-                await send(event)
-                if event["type"] == "websocket.accept":
-                    await asyncio.sleep(5)
-
-            await app(scope, receive, send_slowly)
-
-        return asked
 
     echo = Echo()
     async with connect(slow(WebSocketMiddleware(echo, manager))) as peer:
