@@ -25,7 +25,6 @@ __all__ = ["Goodbye", "cut_off", "finish_app_close", "finish_close", "log_send_f
 
 # The first code that is theirs to give a meaning (RFC 6455, 7.4.2).
 _APPLICATIONS: Final = 3000
-_LET_GO: Final = 0.02
 
 
 class Goodbye(msgspec.Struct, frozen=True, gc=False):
@@ -89,7 +88,7 @@ async def _say(conn: Connection, goodbye: Goodbye) -> None:
             await conn.send_raw(prepare_own(goodbye.message(), conn.codec).event)
     await conn.hush()
     try:
-        await _send_close(conn, code, reason)
+        await conn.send_raw({"type": "websocket.close", "code": code, "reason": reason})
     except OSError:
         raise
     except Exception:
@@ -100,18 +99,7 @@ async def _say(conn: Connection, goodbye: Goodbye) -> None:
             code = goodbye.code
         else:
             code = CloseCode.CLOSED if should_reconnect(code) else CloseCode.NORMAL
-        await _send_close(conn, code, reason)
-
-
-async def _send_close(conn: Connection, code: int, reason: str) -> None:
-    event: Event = {"type": "websocket.close", "code": int(code), "reason": reason}
-    try:
-        await conn.send_raw(event)
-    except OSError:
-        raise
-    except Exception:  # granian's, now and then, while threads of its own still let go of the socket
-        await asyncio.sleep(_LET_GO)
-        await conn.send_raw(event)
+        await conn.send_raw({"type": "websocket.close", "code": int(code), "reason": reason})
 
 
 async def see_off(conn: Connection, wire: Wire) -> None:
