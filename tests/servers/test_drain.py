@@ -36,6 +36,7 @@ async def farewell(client: RawClient) -> tuple[Any, Any]:
 async def sent_away(process: Process, number: int) -> list[tuple[Any, Any]]:
     """What so many clients are told at a SIGTERM."""
     async with crowd(process.url(), number) as clients:
+        await asyncio.gather(*(client.ask("echo", 1) for client in clients))  # else it may not be open yet
         process.terminate()
         return await asyncio.gather(*map(farewell, clients))
 
