@@ -399,6 +399,15 @@ class Connection:
         if self._congestion is not None:
             self._congestion.drop_expired()
 
+    def hear_of_pong(self, now: float) -> None:
+        """Take in what the server knows of the protocol's own pings, which every client answers."""
+        direct = self._direct
+        if direct is None or direct.heard_at is None or direct.latency is None:
+            return
+        heard_at = now - (asyncio.get_running_loop().time() - direct.heard_at)
+        self.health.last_active = max(heard_at, self.health.last_active)
+        self.health.record_latency(direct.latency * 1000.0)
+
     def count_fault(self, now: float) -> bool:
         """Count one fault of the client; True when that was one too many within a minute."""
         since, count = self._faults or (now, 0)
@@ -530,7 +539,7 @@ class Connection:
 
     def wire(self) -> Wire | None:
         """What lies below ASGI, where it can be found."""
-        return wire_of(self._receive, self._send)
+        return self._direct or wire_of(self._receive, self._send)
 
     @property
     def server(self) -> str:

@@ -155,9 +155,7 @@ class Pipe:
     async def _write_when_roomy(self, frame: WireFrame) -> None:
         while self._is_full:
             await self.room()
-        rest = self.write_prepared(frame)
-        if rest is not None:
-            await rest
+        self.write_prepared(frame)
 
     async def room(self) -> None:
         """Wait until it may be no longer full."""

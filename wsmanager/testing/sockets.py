@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple, TypeAlias
 
+from ..framing import TEXT, WireFrame
+from ..wire import EXTENSION
 from .grammar import Phase, check
 from .servers import Server, websocket_scope
 
@@ -70,6 +72,8 @@ class ServerSocket:
         "buffer",
         "buffered",
         "headers",
+        "heard_at",
+        "latency",
         "scope",
         "sends",
         "subprotocol",
@@ -100,6 +104,10 @@ class ServerSocket:
         self._receiving = 0
         self._writable = asyncio.Event()
         self._writable.set()
+        self.latency: float | None = None
+        self.heard_at: float | None = None
+        if manners.direct:
+            scope["extensions"][EXTENSION] = {"transport": self, "send": self.send}
 
     # --- what the client does
 
@@ -156,6 +164,38 @@ class ServerSocket:
     def send_at_call(self, event: Event) -> asyncio.Task[None]:
         """`send` for servers where it runs without being awaited."""
         return asyncio.ensure_future(self.send(event))
+
+    # --- what it is offered, where the server is direct; see `wsmanager.wire.Direct`
+
+    def write_prepared(self, frame: WireFrame) -> Awaitable[None] | None:
+        data = frame.payload.decode() if frame.first == TEXT else frame.payload
+        if not self._writable.is_set():
+            return self._write_later(data)
+        self._write_message(data)
+        return None
+
+    async def _write_later(self, data: str | bytes) -> None:
+        while not self._writable.is_set():
+            await self._until_writable()
+        self._write_message(data)
+
+    def _write_message(self, data: str | bytes) -> None:
+        self.sends += 1
+        if self._phase is not Phase.OPEN:
+            raise ConnectionLost("the client is gone")
+        self._write(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.buffered
+
+    def abort(self) -> None:
+        """End the connection without another word to the client."""
+        if self._phase is not Phase.LOST:
+            self.lose(1006, "")
+            self.buffer.append(Close(1006, ""))
+            self._on_write()
+
+    # --- the application
 
     async def run(self, app: App) -> None:
         """Serve the application until it ends."""
