@@ -25,8 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("measure", nargs="?", default="all", choices=[*MEASURES, "instructions", "all"])
     parser.add_argument("--quick", action="store_true", help="a tenth of the sockets")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--profile", action="store_true", help="show where the instructions go")
-    parser.add_argument("--update", action="store_true", help="make the instructions the baseline")
+    parser.add_argument("--profile", action="store_true", help="with instructions: where they go")
+    parser.add_argument("--update", action="store_true", help="with instructions: make them the baseline")
     options = parser.parse_args(arguments)
     if options.measure == "instructions":
         return instructions.main(update=options.update, profile=options.profile)
