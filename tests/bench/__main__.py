@@ -1,6 +1,7 @@
-"""Benchmarks: ``python -m tests.bench memory|components|growth|stalled|all``.
+"""Benchmarks: ``python -m tests.bench memory|components|growth|stalled|all``, and ``instructions``.
 
-All but the last run on fake sockets.
+All but ``stalled`` run on fake sockets. ``instructions`` counts them with callgrind, compares them to the
+baseline beside it, and is not among all.
 
 Every figure is a ratio, or bytes: absolute times mean nothing on a shared machine. One *unit* is one
 ``msgspec.json.decode`` of a 103-byte envelope, measured in the same run.
@@ -15,15 +16,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from . import instructions
 from .measures import MEASURES, run
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("measure", nargs="?", default="all", choices=[*MEASURES, "all"])
+    parser.add_argument("measure", nargs="?", default="all", choices=[*MEASURES, "instructions", "all"])
     parser.add_argument("--quick", action="store_true", help="a tenth of the sockets")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--profile", action="store_true", help="with instructions: where they go")
+    parser.add_argument("--update", action="store_true", help="with instructions: make them the baseline")
     options = parser.parse_args(arguments)
+    if options.measure == "instructions":
+        return instructions.main(update=options.update, profile=options.profile)
     chosen = MEASURES if options.measure == "all" else {options.measure: MEASURES[options.measure]}
     scale = 0.1 if options.quick else 1.0
     # Each in a fresh process: what an earlier measure left of the heap would slow down a later one.
