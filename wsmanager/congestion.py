@@ -175,14 +175,14 @@ class Congestion:
             if self._rest is not None:
                 await self._rest
                 self._rest = None
-            event = self._next()
-            if event is not None:
-                self._rest = self._conn.write(event)
+            prepared = self._next()
+            if prepared is not None:
+                self._rest = self._conn.write(prepared)
         except Exception as error:
             if isinstance(error, OSError) or not self._refused(error):
                 raise
             return True
-        return event is not None
+        return prepared is not None
 
     def _refused(self, error: Exception) -> bool:
         """The server does not want what is in hand, and the peer is still there: where that is an event of
@@ -194,14 +194,14 @@ class Congestion:
         refused.outgoing.fail(error)
         return True
 
-    def _next(self) -> Event | None:
+    def _next(self) -> Prepared | None:
         """The server took what was in hand: what goes next; None at the end."""
         taken, self._in_hand = self._in_hand, self._take()
         if taken is not None:
             self._taken(taken)
             if self._in_hand is None:
                 self._in_hand = self._take()  # what the host had kept for it until now
-        return None if self._in_hand is None else self._in_hand.event
+        return self._in_hand
 
     def _taken(self, prepared: Prepared) -> None:
         breaker, host = self._conn.breaker, self._conn.host

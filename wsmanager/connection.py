@@ -32,7 +32,7 @@ from .messages import (
 from .outbound import OWN, Outgoing, Prepared, prepare_own
 from .protocols import Claims, Codec
 from .transport import Event, Receive, Send, discard, transport_for
-from .wire import Wire, server_of, wire_of
+from .wire import Direct, Wire, server_of, wire_of
 
 if TYPE_CHECKING:
     from .inbound import ReadAhead
@@ -66,6 +66,7 @@ class Connection:
         "__weakref__",
         "_breaker",
         "_congestion",
+        "_direct",
         "_ending",
         "_faults",
         "_host",
@@ -111,6 +112,7 @@ class Connection:
         address: str | None = None,
         metadata: dict[str, Any] | None = None,
         negotiated: bool = False,
+        direct: Direct | None = None,
     ) -> None:
         self.id = id
         self.key = key
@@ -140,6 +142,7 @@ class Connection:
         self._receive = receive
         self._send = send
         self._transport = transport_for(send)
+        self._direct = direct
         self._metadata = metadata
         self._congestion: Congestion | None = None
         self._ending: _Ending | None = None
@@ -225,8 +228,12 @@ class Connection:
         """Hand one message over, or queue it. Never waits and never raises."""
         if self._impaired:
             return self._push_impaired(prepared)
+        direct = self._direct
         try:
-            rest = self._transport.write(self._send, prepared.event)
+            if direct is None:
+                rest = self._transport.write(self._send, prepared.event)
+            else:
+                rest = direct.write_prepared(prepared.packed or prepared.pack())
         except _SEND_FAILED as error:  # one failing target must never harm the others
             self.peer_failed(error)
             return Pushed.OFFLINE
@@ -301,9 +308,11 @@ class Connection:
 
     # Called by the congestion.
 
-    def write(self, event: Event) -> Awaitable[None] | None:
-        """Start sending `event`; see `Transport.write`."""
-        return self._transport.write(self._send, event)
+    def write(self, prepared: Prepared) -> Awaitable[None] | None:
+        """Start sending `prepared`; see `Transport.write`."""
+        if self._direct is None or isinstance(prepared.outgoing, AppEvent):
+            return self._transport.write(self._send, prepared.event)
+        return self._direct.write_prepared(prepared.packed or prepared.pack())
 
     def caught_up(self, congestion: Congestion) -> None:
         """Nothing waits any more."""
@@ -359,7 +368,7 @@ class Connection:
             await self._congestion.send_event(event)
             return
         try:
-            rest = self.write(event)
+            rest = self._transport.write(self._send, event)
         except OSError as error:
             self.peer_failed(error)
             raise

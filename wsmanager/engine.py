@@ -52,7 +52,7 @@ from .sending import Sender
 from .supervision import Supervisor
 from .system import SystemMessages
 from .termination import drain_first
-from .transport import Receive, Scope, Send
+from .transport import Receive, Scope, Send, direct_for
 from .wire import advice_for
 
 __all__ = ["Engine"]
@@ -344,6 +344,7 @@ class Engine:
             address=visitor.address,
             metadata=None if metadata is None else dict(metadata),
             negotiated=visitor.codec is not None,
+            direct=direct_for(visitor.scope, visitor.send),
         )
 
     def _make_room(self, name: str, key: UserKey, tier: Tier | None, conn: Connection | None = None) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from .errors import ConfigurationError, EncodeError
+from .framing import WireFrame, wire_frame
 from .messages import Delivery, Frame, MessagePriority, OutboundMessage
 from .protocols import Codec
 
@@ -19,13 +20,21 @@ def prepare_event(frame: Frame) -> dict[str, Any]:
     return {"type": "websocket.send", ("text" if isinstance(frame, str) else "bytes"): frame}
 
 
-class Prepared(msgspec.Struct, frozen=True, eq=False):
+class Prepared(msgspec.Struct, eq=False):
     """One message in one encoding, ready for any number of connections."""
 
     event: MutableMapping[str, Any]
     size: int
     """In bytes."""
     outgoing: Outgoing
+    packed: WireFrame | None = None
+
+    def pack(self) -> WireFrame:
+        """As it is written where the server is passed by; done once."""
+        event = self.event
+        text = event.get("text")
+        self.packed = packed = wire_frame(event["bytes"] if text is None else text)
+        return packed
 
 
 class Outgoing:

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMa
 from typing import Any, TypeAlias
 
 from .messages import Frame
-from .wire import never_waits, server_of, wire_of, written
+from .wire import EXTENSION, Direct, never_waits, server_of, wire_of, written
 
 __all__ = [
     "Event",
@@ -33,6 +33,7 @@ __all__ = [
     "Scope",
     "Send",
     "Transport",
+    "direct_for",
     "discard",
     "frame_of",
     "transport_for",
@@ -45,6 +46,9 @@ Send: TypeAlias = Callable[[Event], Awaitable[None]]
 
 # Code whose `send` is known to suspend on plain futures only.
 _KNOWN = ("uvicorn.", "hypercorn.", "daphne.", "starlette.", "fastapi.", "wsmanager.")
+
+# What frameworks wrap a server's `send` in, which passes on messages of an open socket as they are.
+_TRANSPARENT = ("starlette.", "fastapi.")
 
 # As asyncio's own transports have them.
 _HIGH_WATER = 65_536
@@ -170,6 +174,25 @@ def transport_for(send: Send) -> Transport:
     if _EAGER_TASKS:
         return _EAGER
     return _STEPPED if _binds_nothing(send) else _DEFERRED
+
+
+def direct_for(scope: Scope, send: Send) -> Direct | None:
+    """The server's transport, where messages may go past `send`: nobody in between would see them."""
+    offered = scope.get("extensions", {}).get(EXTENSION)
+    if not offered or _unwrapped(send) != offered["send"]:
+        return None
+    direct: Direct = offered["transport"]
+    return direct
+
+
+def _unwrapped(send: Any) -> Any:
+    """What a framework was given as `send`; everything else is nobody's wrapper."""
+    while inspect.isfunction(send) and f"{send.__globals__['__name__']}.".startswith(_TRANSPARENT):
+        wrapped = [inner for inner in map(_content, send.__closure__ or ()) if callable(inner)]
+        if len(wrapped) != 1:
+            break
+        send = wrapped[0]
+    return send
 
 
 def _is_known(send: Any) -> bool:

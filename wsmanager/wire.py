@@ -11,18 +11,25 @@ import asyncio
 import functools
 import logging
 import sys
-from collections.abc import Generator
+from collections.abc import Awaitable, Generator
 from typing import Any, Final, Protocol, cast
 
+from .framing import WireFrame
 from .logs import log_event
 
-__all__ = ["Wire", "advice_for", "never_waits", "server_of", "wire_of", "written"]
+__all__ = ["EXTENSION", "Direct", "Wire", "advice_for", "never_waits", "server_of", "wire_of", "written"]
+
+EXTENSION: Final = "wsmanager.transport"
+"""The ASGI extension by which a server offers its transport. Its value has a `Direct` as ``"transport"``, and
+as ``"send"`` what ASGI's own is before anybody wraps it."""
 
 _STEPS: Final = 32
 _LOOK_AGAIN: Final = 0.02
 # Hypercorn keeps it behind the stream, the connection and the task of the socket; with HTTP/2 it carries
 # other streams, too, which an abort would take along.
 _SHARED: Final = ("H2Protocol", "H3Protocol")
+# The protocol of our own, which runs on uvicorn.
+_OWN: Final = "wsmanager.servers."
 # What each server has against peers that vanish or stall, where it can be told to end them by itself.
 _FLAGS: Final = {
     "uvicorn": "--ws-ping-interval and --ws-ping-timeout",
@@ -37,6 +44,23 @@ class Wire(Protocol):
 
     def get_write_buffer_size(self) -> int: ...
     def abort(self) -> None: ...
+
+
+class Direct(Wire, Protocol):
+    """A transport that takes whole messages past ASGI."""
+
+    latency: float | None
+    """Seconds that the peer took to answer the last ping of the protocol; None before."""
+    heard_at: float | None
+    """When it did, on the loop's clock."""
+
+    def write_prepared(self, frame: WireFrame) -> Awaitable[None] | None:
+        """Write one message, in order with what goes by ASGI. None: it is taken. Else the caller must await
+        the answer, and write nothing before it is done; or give it up with `discard`.
+
+        Raises `OSError` when the peer is gone.
+        """
+        ...
 
 
 class _Twisted:
@@ -136,6 +160,8 @@ def _is_foreign(callable_: Any) -> bool:
 @functools.lru_cache(maxsize=256)
 def _server(module: str) -> str:
     """The server that `module` belongs to; empty for none that is known."""
+    if module.startswith(_OWN):
+        return "uvicorn"
     top = module.partition(".")[0]
     return top if top in _FLAGS else ""
 

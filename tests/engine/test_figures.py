@@ -247,6 +247,7 @@ EVENTS = {
     "queue.failed",
     "refusal.failed",
     "send.failed",
+    "server.moved",
     "server.outdated",
     "shutdown.timeout",
     "task.crashed",

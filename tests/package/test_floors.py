@@ -16,6 +16,7 @@ FLOORS = {
     1: {
         "analytics",
         "breaker",
+        "framing",
         "generations",
         "health",
         "lifecycle",
@@ -54,7 +55,7 @@ FLOORS = {
         "sending",
         "system",
     },
-    4: {"http", "testing"},
+    4: {"http", "servers", "testing"},
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -44,11 +44,14 @@ class Server(NamedTuple):
 
 
 _UVICORN = "{app} --host 127.0.0.1 --port {port} "
+_OWN = "--ws wsmanager.servers.uvicorn:WebSocketProtocol"
 SERVERS: Mapping[str, Server] = {
     "uvicorn": Server("uvicorn", _UVICORN + "--ws websockets-sansio --loop asyncio"),
     "uvicorn, uvloop": Server("uvicorn", _UVICORN + "--ws websockets-sansio --loop uvloop"),
     "uvicorn, wsproto": Server("uvicorn", _UVICORN + "--ws wsproto --loop asyncio"),
     "uvicorn, wsproto, uvloop": Server("uvicorn", _UVICORN + "--ws wsproto --loop uvloop"),
+    "uvicorn, wsmanager": Server("uvicorn", f"{_UVICORN} {_OWN} --loop asyncio"),
+    "uvicorn, wsmanager, uvloop": Server("uvicorn", f"{_UVICORN} {_OWN} --loop uvloop"),
     # With workers, a signal reaches none of them.
     "hypercorn": Server(
         "hypercorn", "--bind 127.0.0.1:{port} --workers 0 --access-logfile - --error-logfile - {app}"

@@ -1,0 +1,1 @@
+"""What servers are given so that a WebSocket of theirs can do more than ASGI has words for."""

@@ -1,0 +1,238 @@
+"""A transport that writes once per turn of the loop, whatever it is given meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from contextlib import suppress
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from ..framing import WireFrame
+from ..logs import log_event
+
+__all__ = ["Pipe", "Turn"]
+
+_GONE: Final = "the peer is gone"
+
+
+class Turn:
+    """The pipes of one loop that were written into since its last turn: one callback writes for all."""
+
+    __slots__ = ("_loop", "due")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.due: list[Pipe] = []
+
+    def begin(self) -> None:
+        """The first of this turn is about to be due."""
+        self._loop.call_soon(self.end)
+
+    def end(self) -> None:
+        """Write what was given: equal batches, as a broadcast makes them, are joined once."""
+        due, self.due = self.due, []
+        last: list[bytes] = []
+        joined = b""
+        for pipe in due:
+            frames = pipe.take()
+            if len(frames) == 1:
+                pipe.put(frames[0])
+            elif frames:
+                if frames != last:
+                    last, joined = frames, b"".join(frames)
+                pipe.put(joined)
+
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
+
+
+def _turn_of(loop: asyncio.AbstractEventLoop) -> Turn:
+    turn = _turns.get(loop)
+    if turn is None:
+        turn = _turns[loop] = Turn(loop)
+    return turn
+
+
+class Pipe:
+    """Stands in for an asyncio transport: as its server sees it, every write is a write.
+
+    What is written within one turn of the loop leaves together at its end, in order; sooner, when it is more
+    than `high_water`, and before a close. Once the transport holds more than `high_water` because the peer
+    does not take it, the pipe is full, until that is down to `low_water`: who writes prepared frames then has
+    to wait, and the server is expected to make its own senders wait for `room`.
+    """
+
+    __slots__ = (
+        "_frames",
+        "_held",
+        "_is_full",
+        "_roomy",
+        "_takes",
+        "_transport",
+        "_turn",
+        "heard_at",
+        "latency",
+        "window",
+    )
+
+    high_water = 16_384
+    low_water = 4_096
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._turn = _turn_of(loop)
+        self._frames: list[bytes] | None = None
+        """What this turn was given; None while it is not due."""
+        self._held = 0
+        self._takes = False
+        """Whether it takes messages: it is open, and not full."""
+        self._is_full = False
+        self._roomy: asyncio.Event | None = None
+        self.window = 0
+        """Of permessage-deflate, in bits, where that was agreed on."""
+        self.latency: float | None = None
+        """Seconds that the peer took to answer the last ping of the protocol; None before."""
+        self.heard_at: float | None = None
+        """When it did, on the loop's clock."""
+        transport.set_write_buffer_limits(self.high_water, self.low_water)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    # --- messages
+
+    @property
+    def takes(self) -> bool:
+        """Whether a message can be written now."""
+        return self._takes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the peer has to take something first."""
+        return self._is_full
+
+    def open(self) -> None:
+        """The handshake is through."""
+        self._takes = not self._is_full
+
+    def shut(self) -> None:
+        """No message may follow: a close has been sent."""
+        self._takes = False
+
+    def write_prepared(self, frame: WireFrame) -> Awaitable[None] | None:
+        """Write one message. None: it will leave in this turn. Else the caller must await the answer, which
+        writes it once there is room, or close it, which gives it up.
+
+        Raises `ConnectionResetError` when there is nobody to write to.
+        """
+        if not self._takes:
+            return self._write_later(frame)
+        window = self.window
+        data = frame.deflated(window) if window else frame.plain
+        # As `write` does it: this is done for each target of each broadcast.
+        frames = self._frames
+        if frames is None:
+            self._frames = [data]
+            self._held = held = len(data)
+            turn = self._turn
+            if not turn.due:
+                turn.begin()
+            turn.due.append(self)
+        else:
+            frames.append(data)
+            self._held = held = self._held + len(data)
+        if held > self.high_water:
+            self.flush()
+        return None
+
+    def _write_later(self, frame: WireFrame) -> Awaitable[None]:
+        if self._is_full:
+            return self._write_when_roomy(frame)
+        raise ConnectionResetError(_GONE)
+
+    async def _write_when_roomy(self, frame: WireFrame) -> None:
+        while self._is_full:
+            await self.room()
+        rest = self.write_prepared(frame)
+        if rest is not None:
+            await rest
+
+    async def room(self) -> None:
+        """Wait until it may be no longer full."""
+        if self._roomy is None:
+            self._roomy = asyncio.Event()
+        await self._roomy.wait()
+
+    def fill(self) -> None:
+        """The transport holds more than `high_water`."""
+        self._takes, self._is_full = False, True
+
+    def drain(self, *, is_open: bool) -> None:
+        """The transport is down to `low_water`, or the connection has ended."""
+        self._takes, self._is_full = is_open, False
+        roomy, self._roomy = self._roomy, None
+        if roomy is not None:
+            roomy.set()
+
+    # --- one turn
+
+    def take(self) -> list[bytes]:
+        """What the turn was given: it has ended."""
+        frames, self._frames, self._held = self._frames, None, 0
+        return frames or []
+
+    def put(self, data: bytes) -> None:
+        """Give `data` to the transport. One that fails harms no other of the turn."""
+        try:
+            self._transport.write(data)
+        except Exception as error:  # uvloop's, of one that is closed
+            log_event(logging.DEBUG, "send.failed", kind=type(error).__name__, error=error)
+
+    def flush(self) -> None:
+        """Write now what the turn was given so far."""
+        if self._frames:
+            data = b"".join(self._frames)
+            self._frames.clear()  # it stays due
+            self._held = 0
+            self.put(data)
+
+    def lose(self) -> None:
+        """The connection is lost, and what was still to be written."""
+        if self._frames:
+            self._frames.clear()
+        self._held = 0
+        self.drain(is_open=False)
+
+    # --- as a transport
+
+    def write(self, data: bytes) -> None:
+        if not data:
+            return
+        if self._frames is None:
+            self._frames = []
+            if not self._turn.due:
+                self._turn.begin()
+            self._turn.due.append(self)
+        self._frames.append(data)
+        self._held += len(data)
+        if self._held > self.high_water:
+            self.flush()
+
+    def close(self) -> None:
+        self._takes = False
+        self.flush()
+        with suppress(RuntimeError):  # uvloop's, of one that is closed
+            self._transport.close()
+
+    def abort(self) -> None:
+        """End the connection at once; what is still to be written is lost."""
+        self.lose()
+        self._transport.abort()
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that are still to be written."""
+        return self._held + self._transport.get_write_buffer_size()
+
+    buffered = get_write_buffer_size

@@ -1,0 +1,179 @@
+"""uvicorn's own sans-I/O protocol with a transport that the manager can use directly."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.transports import BaseTransport, Transport
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+from websockets.frames import Frame
+
+from ..framing import wire_frame
+from ..wire import EXTENSION
+from .pipe import Pipe
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+__all__ = ["SansIOProtocol"]
+
+# As uvicorn's, but each message by itself: so a broadcast is compressed once for everybody, and no connection
+# keeps the 32 KiB of a compressor.
+_EXTENSIONS: Final = [
+    ServerPerMessageDeflateFactory(
+        server_no_context_takeover=True,
+        server_max_window_bits=12,
+        client_max_window_bits=12,
+        compress_settings={"memLevel": 5},
+    )
+]
+
+
+def _always() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
+# Senders wait for the pipe instead.
+_WRITABLE: Final = _always()
+
+
+class _Inbox:
+    """The events that the application has not received yet: an `asyncio.Queue` in a tenth of its memory."""
+
+    __slots__ = ("events", "waiters")
+
+    def __init__(self) -> None:
+        self.events: list[ASGIReceiveEvent] = []
+        self.waiters: list[asyncio.Future[None]] = []
+
+    def put_nowait(self, event: ASGIReceiveEvent) -> None:
+        self.events.append(event)
+        self.wake()
+
+    def empty(self) -> bool:
+        return not self.events
+
+    def wake(self) -> None:
+        """Somebody who waits shall look for an event."""
+        while self.waiters:
+            waiter = self.waiters.pop(0)
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def leave(self, waiter: asyncio.Future[None]) -> None:
+        """Who waited is cancelled: an event that he was woken for is another's."""
+        if waiter in self.waiters:
+            self.waiters.remove(waiter)
+        elif self.events and not waiter.cancelled():
+            self.wake()
+
+
+class SansIOProtocol(WebSocketsSansIOProtocol):
+    """Announces the extension `wsmanager.wire.EXTENSION`, and writes once per turn of the loop. To any other
+    application it is uvicorn's own."""
+
+    transport: Pipe  # type: ignore[assignment]  # which has all of a transport that uvicorn uses
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.queue = cast("asyncio.Queue[ASGIReceiveEvent]", _Inbox())
+        self.writable = _WRITABLE
+        if self.conn.available_extensions:
+            self.conn.available_extensions = _EXTENSIONS
+
+    # --- the transport
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(cast("Transport", Pipe(cast("Transport", transport), self.loop)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport.lose()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.transport.fill()
+
+    def resume_writing(self) -> None:
+        self.transport.drain(is_open=self._is_open)
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether a message may be sent."""
+        is_over = self.close_sent or self.disconnected or self.transport.is_closing()
+        return self.handshake_complete and not is_over
+
+    def handle_pong(self, event: Frame) -> None:
+        expected = self.pending_ping_payload
+        super().handle_pong(event)
+        if expected is not None and self.pending_ping_payload is None:
+            self.transport.latency = self.last_ping_rtt
+            self.transport.heard_at = self.loop.time()
+
+    # --- the application
+
+    # Any: type checkers disagree on what a coroutine function returns.
+    def run_asgi(self) -> Any:
+        # No coroutine of its own: every idle connection would have to keep it.
+        self.scope.setdefault("extensions", {})[EXTENSION] = {"transport": self.transport, "send": self.send}
+        return super().run_asgi()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        pipe = self.transport
+        while pipe.is_full:
+            await pipe.room()
+        if message["type"] == "websocket.send" and pipe.takes and not self.conn.debug:
+            data, text = message.get("bytes"), message.get("text")
+            if data is not None:
+                pipe.write_prepared(wire_frame(data))
+            elif text is not None:
+                pipe.write_prepared(wire_frame(text))
+            return
+        await super().send(message)
+        if self._is_open:
+            self._opened()
+        else:
+            pipe.shut()
+
+    def _opened(self) -> None:
+        agreed = [each for each in self.conn.extensions if isinstance(each, PerMessageDeflate)]
+        self.transport.window = agreed[0].local_max_window_bits if agreed else 0
+        self.transport.open()
+
+    def send_receive_event_to_app(self) -> None:
+        # Whoever waits already takes it at once: the socket need not be paused until then.
+        is_awaited = bool(cast("_Inbox", self.queue).waiters) and not self.read_paused
+        if is_awaited:
+            self.read_paused = True
+        super().send_receive_event_to_app()
+        if is_awaited:
+            self.read_paused = False
+
+    async def receive(self) -> ASGIReceiveEvent:
+        # In this frame and no other: every idle connection waits here.
+        inbox = cast("_Inbox", self.queue)
+        while not inbox.events:
+            waiter = self.loop.create_future()
+            inbox.waiters.append(waiter)
+            try:
+                await waiter
+            except BaseException:
+                inbox.leave(waiter)
+                raise
+        event = inbox.events.pop(0)
+        if self.read_paused and not inbox.events:
+            self.read_paused = False
+            self.transport.resume_reading()
+        return event

@@ -1,0 +1,79 @@
+"""A WebSocket protocol for uvicorn that writes once per turn and lets the manager write by itself::
+
+uvicorn app:app --ws wsmanager.servers.uvicorn:WebSocketProtocol
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+from uvicorn import __version__
+
+from ..logs import log_event
+
+__all__ = ["WebSocketProtocol"]
+
+# What `SansIOProtocol` relies on in uvicorn's class: methods that it overrides, and what `__init__` sets.
+_METHODS: Final = (
+    "connection_lost",
+    "connection_made",
+    "handle_pong",
+    "pause_writing",
+    "receive",
+    "resume_writing",
+    "run_asgi",
+    "send",
+    "send_receive_event_to_app",
+)
+_ATTRIBUTES: Final = (
+    "close_sent",
+    "conn",
+    "disconnected",
+    "handshake_complete",
+    "last_ping_rtt",
+    "loop",
+    "pending_ping_payload",
+    "queue",
+    "read_paused",
+    "transport",
+    "writable",
+)
+
+
+def _choose() -> type[asyncio.Protocol]:
+    """Our own protocol, or uvicorn's where that is built otherwise than ours expects."""
+    try:
+        from uvicorn.protocols.websockets import websockets_sansio_impl as implementation
+
+        moved = _moved(getattr(implementation, "WebSocketsSansIOProtocol", None))
+        if not moved:
+            from .sansio import SansIOProtocol
+
+            return SansIOProtocol
+    except ImportError as error:
+        moved = [str(error)]
+    meaning = "uvicorn's own WebSocket protocol serves instead: all works, and fans out slower"
+    log_event(
+        logging.WARNING, "server.moved", server="uvicorn", version=__version__, missing=moved, meaning=meaning
+    )
+    from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol
+
+    own: Any = AutoWebSocketsProtocol
+    if own is None:
+        raise ImportError("uvicorn serves no WebSockets by itself: pip install websockets")
+    return own  # type: ignore[no-any-return]  # a class, or a function that makes protocols
+
+
+def _moved(base: Any) -> list[str]:
+    """What is missing in uvicorn's class."""
+    if base is None:
+        return ["WebSocketsSansIOProtocol"]
+    kept = base.__init__.__code__.co_names
+    return [name for name in _METHODS if not callable(getattr(base, name, None))] + [
+        name for name in _ATTRIBUTES if name not in kept
+    ]
+
+
+WebSocketProtocol = _choose()
