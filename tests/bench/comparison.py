@@ -11,7 +11,16 @@ from .lineup import BARE, OURS, OWN_TRANSPORT
 from .rows import Row, judged
 from .workloads import FIGURES, Sample
 
-__all__ = ["Figures", "Runs", "Spread", "side_by_side", "spread", "standings", "verdicts"]
+__all__ = [
+    "Figures",
+    "Runs",
+    "Spread",
+    "by_time_of_its_own",
+    "side_by_side",
+    "spread",
+    "standings",
+    "verdicts",
+]
 
 Runs = Mapping[int, Sample]
 """The samples of a contestant, by the number of the run."""
@@ -41,6 +50,12 @@ def side_by_side(
     """The spread over the runs that both took part in, if there is one."""
     values = [by(ours[run].value, rivals[run].value) for run in ours if run in rivals]
     return spread(values) if values else None
+
+
+def by_time_of_its_own(runs: Runs) -> Runs:
+    """The same for each second that the server's core was the server's: where neighbours take their share of
+    the machine, this suffers less."""
+    return {run: one._replace(value=one.value / one.server) for run, one in runs.items() if one.server}
 
 
 class _Bound(NamedTuple):
@@ -108,7 +123,9 @@ def standings(figures: Figures) -> Iterator[Row]:
         for contestant, runs in figure.items():
             found = side_by_side(runs, figure[BARE]) if BARE in figure else None
             if found:
-                yield {"id": "", "measure": name, "contestant": contestant} | _standing(runs, name, found)
+                own = side_by_side(by_time_of_its_own(runs), by_time_of_its_own(figure[BARE]))
+                row = {"id": "", "measure": name, "contestant": contestant, **_standing(runs, name, found)}
+                yield row | ({"by_own_time": own._asdict()} if own and FIGURES[name].more_is_better else {})
 
 
 def _standing(runs: Runs, name: str, found: Spread) -> Row:

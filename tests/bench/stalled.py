@@ -22,7 +22,7 @@ SETTINGS = {
     "slow_timeout": 3_000,
     "handler_timeout": "none",
 }
-TRANSPORTS = ("uvicorn", "uvicorn, own transport")
+TRANSPORTS = ("uvicorn", "uvicorn, wsmanager")
 # 0.9 of the pace at least; p99 within a tenth.
 BOUNDS = (("median", 1.11, 1.02), ("p99", 1.25, 1.1))
 
@@ -74,7 +74,9 @@ async def measure_stalled(options: Options) -> list[Row]:
     for transport in TRANSPORTS:
         figures = await _figures(SERVERS[transport], max(10, int(100 * options.scale)))
         for place, (name, floor, target) in enumerate(BOUNDS):
-            without, beside = (statistics.median(one[place] for one in figures[which]) for which in (False, True))
+            without, beside = (
+                statistics.median(one[place] for one in figures[which]) for which in (False, True)
+            )
             measure = f"{transport}: {name} beside a stalled peer / without ({without * 1e3:.2f} ms)"
             rows.append(judged("P7", measure, beside / without, floor=floor, target=target))
     return rows

@@ -12,12 +12,16 @@ from .messages import FRAME, Crowd, reply_to
 app = FastAPI()
 
 
+async def tell(websocket: WebSocket, text: str) -> None:
+    await websocket.send_text(text)
+
+
 async def broadcast(everybody: Iterable[WebSocket]) -> None:
     for websocket in everybody:
         await websocket.send_text(FRAME)
 
 
-crowd = Crowd(WebSocket.send_text, broadcast)
+crowd = Crowd(tell, broadcast)
 
 
 async def serve(websocket: WebSocket) -> None:
