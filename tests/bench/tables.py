@@ -32,11 +32,11 @@ def _show_bounds(rows: Iterable[Row]) -> None:
 
 
 def _show_standings(rows: Iterable[Row]) -> None:
-    print(f"\n{'beside the bare loop':56}{'ratio':>9}{'min':>9}{'max':>9}{'absolute':>12}  {'client':>6}")
+    print(f"\n{'beside the bare loop':62}{'ratio':>9}{'min':>9}{'max':>9}{'absolute':>12}  {'client':>6}")
     for row in rows:
         share = f"{row['client']:7.0%}" + (" client-bound" if row["bound_by_client"] else "")
         figures = f"{row['value']:9.3f}{row['low']:9.3f}{row['high']:9.3f}{absolute(row):>12} {share}"
-        print(f"{row['measure'] + ', ' + row['unit']:36}{row['contestant']:26}{figures[6:]}")
+        print(f"{row['measure'] + ', ' + row['unit']:36}{row['contestant']:26}{figures}")
 
 
 def standings_of(rows: Iterable[Row]) -> list[Row]:
