@@ -87,6 +87,7 @@ class Connection:
         "id",
         "joined",
         "key",
+        "lane",
         "negotiated",
         "pinged_at",
         "reader",
@@ -150,6 +151,10 @@ class Connection:
         self._faults: tuple[float, int] | None = None
         # Anything but "open, idle and well": the one question of the hot path.
         self._impaired = True
+        self.lane: Direct | None = None
+        """The server's transport, while a message can simply be written into it."""
+        if direct is not None:
+            direct.listen(self.weigh)
         self.reader: asyncio.Task[Any] | None = None
         """The task that waits for the server now: a close from another task wakes it."""
 
@@ -329,12 +334,18 @@ class Connection:
 
     def weigh(self) -> None:
         """Decide anew whether a push needs a second look."""
+        direct = self._direct
         self._impaired = (
             self.status is not _OPEN
             or self._congestion is not None
             or self.health.status is not HealthStatus.HEALTHY
             or self.codec is OPAQUE
+            or (direct is not None and not direct.takes)
         )
+        self.lane = None if self._impaired else direct
+
+    def _impair(self) -> None:
+        self._impaired, self.lane = True, None
 
     @property
     def congested(self) -> bool:
@@ -399,6 +410,15 @@ class Connection:
         if self._congestion is not None:
             self._congestion.drop_expired()
 
+    def hear_of_pong(self, now: float) -> None:
+        """Take in what the server knows of the protocol's own pings, which every client answers."""
+        direct = self._direct
+        if direct is None or direct.heard_at is None or direct.latency is None:
+            return
+        heard_at = now - (asyncio.get_running_loop().time() - direct.heard_at)
+        self.health.last_active = max(heard_at, self.health.last_active)
+        self.health.record_latency(direct.latency * 1000.0)
+
     def count_fault(self, now: float) -> bool:
         """Count one fault of the client; True when that was one too many within a minute."""
         since, count = self._faults or (now, 0)
@@ -450,7 +470,8 @@ class Connection:
         """The close of an application that knows nothing of the manager: what waits goes out first, then
         exactly this. A peer that takes neither within the time for that is cut off. Raises what the server
         says to it."""
-        congestion, self._impaired = self._congestion, True
+        congestion = self._congestion
+        self._impair()
         self.closing = (event.get("code", CloseCode.NORMAL), event.get("reason") or "")
         self._ending = _Ending(loop=asyncio.get_running_loop())
         self._host.leave_indexes(self, ConnectionStatus.DRAINING)
@@ -469,7 +490,7 @@ class Connection:
             self.ended()
             return False
         self._ending = _Ending(loop=asyncio.get_running_loop())
-        self._impaired = True
+        self._impair()
         self._host.leave_indexes(self, ConnectionStatus.DRAINING)
         return True
 
@@ -506,7 +527,9 @@ class Connection:
     def ended(self) -> None:
         """Nothing more will be sent. Idempotent; releases everything but the handlers."""
         if self.status is not ConnectionStatus.CLOSED:
-            self._impaired = True
+            self._impair()
+            if self._direct is not None:
+                self._direct.listen(None)
             self._host.leave_indexes(self, ConnectionStatus.CLOSED)
             self._abandon()
             if self._ending is not None:
@@ -530,7 +553,7 @@ class Connection:
 
     def wire(self) -> Wire | None:
         """What lies below ASGI, where it can be found."""
-        return wire_of(self._receive, self._send)
+        return self._direct or wire_of(self._receive, self._send)
 
     @property
     def server(self) -> str:

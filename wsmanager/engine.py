@@ -381,9 +381,9 @@ class Engine:
 
     def _open(self, conn: Connection) -> None:
         self.registry.open(conn)
+        self.sender.opened(conn)
         conn.opened()
         self._replace_oldest(conn)
-        self.sender.opened(conn)
         if conn.negotiated:
             conn.answer(self._welcome(conn))
         self.sender.appeared(conn)

@@ -129,6 +129,8 @@ class Heartbeat:
         if conn.status is not ConnectionStatus.OPEN:
             return
         conn.ensure_reader()
+        if not conn.watched:  # else it answers ours, which says more of it
+            conn.hear_of_pong(now)
         if now >= self._grace_until and self._is_silent(conn, now):
             return
         if ping and conn.negotiated:

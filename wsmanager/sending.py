@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable
+from typing import cast
 
 from .analytics import MessageAnalytics
 from .config import WebSocketConfig
@@ -22,6 +23,7 @@ from .outbound import Outgoing, Prepared
 from .protocols import Clock, Codec
 from .registry import Registry
 from .retention import Retention
+from .wire import Direct
 
 __all__ = ["Exclude", "Sender"]
 
@@ -97,11 +99,14 @@ class Sender:
 
     def _push_all(self, targets: Collection[Connection], outgoing: Outgoing, skip: frozenset[str]) -> Tally:
         frames = self._encode(outgoing, targets)
+        if skip:
+            targets = [conn for conn in targets if conn.id not in skip]
         sent = dict.fromkeys(frames, 0)
         tally = Tally(self._config.max_report_ids)
+        if len(frames) == 1:
+            ((only, frame),) = frames.items()
+            sent[only], targets = _write_direct(frame, targets)
         for conn in targets:
-            if skip and conn.id in skip:
-                continue
             codec = conn.codec
             prepared = frames.get(codec)
             # Where there is no frame, this connection is about to be the first open one of its codec.
@@ -237,6 +242,24 @@ class Sender:
         if not self.codecs_in_use[conn.codec]:
             del self.codecs_in_use[conn.codec]
         self._retention.disappeared(conn)
+
+
+def _write_direct(prepared: Prepared, targets: Collection[Connection]) -> tuple[int, Collection[Connection]]:
+    """Write the message past ASGI wherever that is all there is to do: to how many, and who is left."""
+    lanes = [conn.lane for conn in targets]
+    kinds = set(map(type, lanes))
+    left: Collection[Connection] = ()
+    if type(None) in kinds:
+        if len(kinds) == 1:
+            return 0, targets
+        left = [conn for conn in targets if conn.lane is None]
+        lanes = [lane for lane in lanes if lane is not None]
+        kinds.discard(type(None))
+    if len(kinds) != 1:
+        return 0, targets
+    (kind,) = kinds
+    cast("type[Direct]", kind).fan_out(lanes, prepared.packed or prepared.pack())
+    return len(lanes), left
 
 
 def _ids(exclude: Exclude) -> frozenset[str]:

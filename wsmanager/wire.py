@@ -11,7 +11,7 @@ import asyncio
 import functools
 import logging
 import sys
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, Final, Protocol, cast
 
 from .framing import WireFrame
@@ -49,6 +49,8 @@ class Wire(Protocol):
 class Direct(Wire, Protocol):
     """A transport that takes whole messages past ASGI."""
 
+    takes: bool
+    """Whether a message that is written now is taken at once."""
     latency: float | None
     """Seconds that the peer took to answer the last ping of the protocol; None before."""
     heard_at: float | None
@@ -60,6 +62,15 @@ class Direct(Wire, Protocol):
 
         Raises `OSError` when the peer is gone.
         """
+        ...
+
+    @staticmethod
+    def fan_out(directs: Sequence[Any], frame: WireFrame) -> None:
+        """Write one message into many of this very class, all of which take it."""
+        ...
+
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Have `listener`, and nobody else, called whenever `takes` may have changed."""
         ...
 
 

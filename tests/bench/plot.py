@@ -25,13 +25,11 @@ text { font: 13px -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill:
 .other { fill: #8c959f }
 .bare { fill: #57606a }
 .ours { fill: #1f883d }
-.one { stroke: #57606a; stroke-dasharray: 3 3 }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 }
   .other { fill: #6e7681 }
   .bare { fill: #9ea7b3 }
   .ours { fill: #3fb950 }
-  .one { stroke: #9ea7b3 }
 }
 """
 
@@ -57,8 +55,6 @@ def _panel(title: str, rows: list[Row], top: int) -> Iterator[str]:
     yield f'<text class="title" x="10" y="{top + 25}">{escape(title)}, bare ASGI = 1</text>'
     for place, row in enumerate(rows):
         yield from _bar(row, top + HEAD + place * LINE, scale)
-    one, bottom = LABEL + scale, top + HEAD + LINE * len(rows)
-    yield f'<line class="one" x1="{one:.1f}" x2="{one:.1f}" y1="{top + HEAD - 4}" y2="{bottom}"/>'
 
 
 def _bar(row: Row, top: int, scale: float) -> Iterator[str]:

@@ -121,7 +121,6 @@ def page(kept: dict[str, Any], before: str) -> str:
     """In Markdown. What stands between the markers of the page before stands there again."""
     measures = kept["measures"]
     parts = [
-        "# What was measured\n",
         HEADER,
         markdown(("machine", ""), kept.get("machine", {}).items()),
         markdown(("measure", "date", "runs", "share of its full length"), map(_occasion, measures.items())),

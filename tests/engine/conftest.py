@@ -12,7 +12,19 @@ import pytest
 
 from wsmanager import ConnectionManager, WebSocketConfig
 from wsmanager.protocols import Handshake, Identity
-from wsmanager.testing import Peer
+from wsmanager.testing import DIRECT, UVICORN, Peer, asgi
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test holds whether messages go by ASGI, or past it; a module may have `TRANSPORTS` of its own."""
+    transports = getattr(metafunc.module, "TRANSPORTS", {"asgi": UVICORN, "direct": DIRECT})
+    metafunc.parametrize("transport", transports.values(), ids=transports.keys(), indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server in memory, where a test asks for no other."""
+    monkeypatch.setattr(asgi, "default_server", getattr(request, "param", UVICORN))
 
 
 class MakeManager(Protocol):

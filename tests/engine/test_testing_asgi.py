@@ -126,6 +126,7 @@ async def test_the_scope_says_what_the_client_asked_for() -> None:
         scheme="wss",
         root_path="/api",
         state=state,
+        server=UVICORN,
     ) as peer:
         scope = peer.scope
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -20,29 +20,49 @@ _GONE: Final = "the peer is gone"
 class Turn:
     """The pipes of one loop that were written into since its last turn: one callback writes for all."""
 
-    __slots__ = ("_loop", "due")
+    __slots__ = ("_due", "_fanned_out", "_loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.due: list[Pipe] = []
+        self._due: list[Pipe] = []
+        self._fanned_out = 0
+        """Bytes that were written into many pipes at once: no pipe holds more of those."""
 
-    def begin(self) -> None:
-        """The first of this turn is about to be due."""
-        self._loop.call_soon(self.end)
+    def add(self, pipe: Pipe) -> None:
+        """`pipe` has something to write at the end."""
+        if not self._due:
+            self._loop.call_soon(self.end)
+        self._due.append(pipe)
+
+    def fan_out(self, pipes: Sequence[Pipe], frame: WireFrame) -> None:
+        """Write one message into pipes that take it."""
+        if not self._due:
+            self._loop.call_soon(self.end)
+        due, plain = self._due, frame.plain
+        for pipe in pipes:
+            data = frame.deflated(pipe.window) if pipe.window else plain
+            frames = pipe._frames
+            if frames is None:
+                pipe._frames = [data]
+                due.append(pipe)
+            else:
+                frames.append(data)
+        self._fanned_out += len(plain)
+        if self._fanned_out > Pipe.high_water:
+            self.end()
 
     def end(self) -> None:
         """Write what was given: equal batches, as a broadcast makes them, are joined once."""
-        due, self.due = self.due, []
+        due, self._due, self._fanned_out = self._due, [], 0
         last: list[bytes] = []
         joined = b""
         for pipe in due:
-            frames = pipe.take()
-            if len(frames) == 1:
-                pipe.put(frames[0])
-            elif frames:
-                if frames != last:
-                    last, joined = frames, b"".join(frames)
-                pipe.put(joined)
+            frames, pipe._frames, pipe._held = pipe._frames, None, 0
+            if not frames:
+                continue
+            if frames != last:
+                last, joined = frames, frames[0] if len(frames) == 1 else b"".join(frames)
+            pipe.put(joined)
 
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
@@ -67,13 +87,14 @@ class Pipe:
     __slots__ = (
         "_frames",
         "_held",
-        "_is_full",
+        "_listener",
         "_roomy",
-        "_takes",
         "_transport",
         "_turn",
         "heard_at",
+        "is_full",
         "latency",
+        "takes",
         "window",
     )
 
@@ -86,10 +107,13 @@ class Pipe:
         self._frames: list[bytes] | None = None
         """What this turn was given; None while it is not due."""
         self._held = 0
-        self._takes = False
+        """Bytes of those, but for messages to many."""
+        self.takes = False
         """Whether it takes messages: it is open, and not full."""
-        self._is_full = False
+        self.is_full = False
+        """Whether the peer has to take something first."""
         self._roomy: asyncio.Event | None = None
+        self._listener: Callable[[], None] | None = None
         self.window = 0
         """Of permessage-deflate, in bits, where that was agreed on."""
         self.latency: float | None = None
@@ -103,23 +127,22 @@ class Pipe:
 
     # --- messages
 
-    @property
-    def takes(self) -> bool:
-        """Whether a message can be written now."""
-        return self._takes
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Have `listener` called whenever `takes` may have changed."""
+        self._listener = listener
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the peer has to take something first."""
-        return self._is_full
+    def _turn_into(self, *, takes: bool, is_full: bool) -> None:
+        self.takes, self.is_full = takes, is_full
+        if self._listener is not None:
+            self._listener()
 
     def open(self) -> None:
         """The handshake is through."""
-        self._takes = not self._is_full
+        self._turn_into(takes=not self.is_full, is_full=self.is_full)
 
     def shut(self) -> None:
         """No message may follow: a close has been sent."""
-        self._takes = False
+        self._turn_into(takes=False, is_full=self.is_full)
 
     def write_prepared(self, frame: WireFrame) -> Awaitable[None] | None:
         """Write one message. None: it will leave in this turn. Else the caller must await the answer, which
@@ -127,37 +150,25 @@ class Pipe:
 
         Raises `ConnectionResetError` when there is nobody to write to.
         """
-        if not self._takes:
+        if not self.takes:
             return self._write_later(frame)
-        window = self.window
-        data = frame.deflated(window) if window else frame.plain
-        # As `write` does it: this is done for each target of each broadcast.
-        frames = self._frames
-        if frames is None:
-            self._frames = [data]
-            self._held = held = len(data)
-            turn = self._turn
-            if not turn.due:
-                turn.begin()
-            turn.due.append(self)
-        else:
-            frames.append(data)
-            self._held = held = self._held + len(data)
-        if held > self.high_water:
-            self.flush()
+        self.write(frame.deflated(self.window) if self.window else frame.plain)
         return None
 
+    @staticmethod
+    def fan_out(pipes: Sequence[Pipe], frame: WireFrame) -> None:
+        """Write one message into pipes of one loop that all take it."""
+        pipes[0]._turn.fan_out(pipes, frame)
+
     def _write_later(self, frame: WireFrame) -> Awaitable[None]:
-        if self._is_full:
+        if self.is_full:
             return self._write_when_roomy(frame)
         raise ConnectionResetError(_GONE)
 
     async def _write_when_roomy(self, frame: WireFrame) -> None:
-        while self._is_full:
+        while self.is_full:
             await self.room()
-        rest = self.write_prepared(frame)
-        if rest is not None:
-            await rest
+        self.write_prepared(frame)
 
     async def room(self) -> None:
         """Wait until it may be no longer full."""
@@ -167,21 +178,16 @@ class Pipe:
 
     def fill(self) -> None:
         """The transport holds more than `high_water`."""
-        self._takes, self._is_full = False, True
+        self._turn_into(takes=False, is_full=True)
 
     def drain(self, *, is_open: bool) -> None:
         """The transport is down to `low_water`, or the connection has ended."""
-        self._takes, self._is_full = is_open, False
+        self._turn_into(takes=is_open, is_full=False)
         roomy, self._roomy = self._roomy, None
         if roomy is not None:
             roomy.set()
 
     # --- one turn
-
-    def take(self) -> list[bytes]:
-        """What the turn was given: it has ended."""
-        frames, self._frames, self._held = self._frames, None, 0
-        return frames or []
 
     def put(self, data: bytes) -> None:
         """Give `data` to the transport. One that fails harms no other of the turn."""
@@ -194,14 +200,14 @@ class Pipe:
         """Write now what the turn was given so far."""
         if self._frames:
             data = b"".join(self._frames)
-            self._frames.clear()  # it stays due
+            self._frames = []  # it stays due
             self._held = 0
             self.put(data)
 
     def lose(self) -> None:
         """The connection is lost, and what was still to be written."""
         if self._frames:
-            self._frames.clear()
+            self._frames = []
         self._held = 0
         self.drain(is_open=False)
 
@@ -211,17 +217,16 @@ class Pipe:
         if not data:
             return
         if self._frames is None:
-            self._frames = []
-            if not self._turn.due:
-                self._turn.begin()
-            self._turn.due.append(self)
-        self._frames.append(data)
+            self._frames = [data]
+            self._turn.add(self)
+        else:
+            self._frames.append(data)
         self._held += len(data)
         if self._held > self.high_water:
             self.flush()
 
     def close(self) -> None:
-        self._takes = False
+        self.shut()
         self.flush()
         with suppress(RuntimeError):  # uvloop's, of one that is closed
             self._transport.close()
@@ -233,6 +238,6 @@ class Pipe:
 
     def get_write_buffer_size(self) -> int:
         """Bytes that are still to be written."""
-        return self._held + self._transport.get_write_buffer_size()
+        return sum(map(len, self._frames or ())) + self._transport.get_write_buffer_size()
 
     buffered = get_write_buffer_size

@@ -19,7 +19,7 @@ from .contracts import (
     check_rate_limiter,
 )
 from .lifespan import lifespan
-from .servers import DAPHNE, GRANIAN, HYPERCORN, UVICORN, Server, websocket_scope
+from .servers import DAPHNE, DIRECT, GRANIAN, HYPERCORN, UVICORN, Server, websocket_scope
 from .sockets import ConnectionLost, FakeSocket, HandshakeRefused
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     # how servers behave
     "ConnectionLost",
     "DAPHNE",
+    "DIRECT",
     "GRANIAN",
     "HYPERCORN",
     "Server",

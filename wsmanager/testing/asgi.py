@@ -20,6 +20,9 @@ __all__ = ["Peer", "PeerClosed", "connect"]
 
 T = TypeVar("T")
 
+default_server = UVICORN
+"""Set it to have all tests run on another."""
+
 
 class PeerClosed(Exception):
     """The socket is closed: nothing more will come, and nothing can be sent."""
@@ -240,14 +243,14 @@ async def connect(
     window: int = 65_536,
     stalled: bool = False,
     timeout: float = 60.0,
-    server: Server = UVICORN,
+    server: Server | None = None,
     **manners: Any,
 ) -> AsyncGenerator[Peer]:
     """Open a WebSocket to `app`, which runs in a task of its own; inside the block it is accepted.
 
-    `server` is whom the in-memory server behaves like, `manners` are single fields of `Server` that
-    differ. `window` is how many bytes it holds before ``send`` suspends; a `stalled` peer does not read
-    from the beginning.
+    `server` is whom the in-memory server behaves like, `default_server` of this module if None; `manners`
+    are single fields of `Server` that differ. `window` is how many bytes it holds before ``send`` suspends;
+    a `stalled` peer does not read from the beginning.
 
     Raises `HandshakeRefused`, or what the application raised, instead of entering. On leaving, the
     peer closes and the application must end within `timeout` seconds. Then this raises, where the
@@ -255,7 +258,7 @@ async def connect(
     not allow; else what it raised, unless `Peer.app_error` was read. Of a block that raised, the
     exception carries the application's as a note.
     """
-    server = msgspec.structs.replace(server, **manners)
+    server = msgspec.structs.replace(server or default_server, **manners)
     scope = websocket_scope(
         path,
         headers=headers,

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-__all__ = ["DAPHNE", "GRANIAN", "HYPERCORN", "UVICORN", "Headers", "Server", "websocket_scope"]
+__all__ = ["DAPHNE", "DIRECT", "GRANIAN", "HYPERCORN", "UVICORN", "Headers", "Server", "websocket_scope"]
 
 Headers: TypeAlias = Iterable[tuple[str | bytes, str | bytes]]
 
@@ -54,9 +54,13 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """The close code that the client sees when the application raises."""
     after_return: int | None = 1006
     """The same when it returns without a close; None leaves the socket open."""
+    direct: bool = False
+    """Offers its transport by the extension `wsmanager.wire.EXTENSION`."""
 
 
 UVICORN = Server()
+DIRECT = Server(direct=True)
+"""uvicorn with `wsmanager.servers.uvicorn`."""
 HYPERCORN = Server(
     spec_version="2.3",
     close_seen="never",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from ..framing import TEXT, WireFrame
+from ..wire import EXTENSION
 from .grammar import Phase, check
 from .servers import Server, websocket_scope
 
@@ -58,6 +60,7 @@ class ServerSocket:
     __slots__ = (
         "_denial",
         "_events",
+        "_listener",
         "_manners",
         "_on_write",
         "_phase",
@@ -70,6 +73,8 @@ class ServerSocket:
         "buffer",
         "buffered",
         "headers",
+        "heard_at",
+        "latency",
         "scope",
         "sends",
         "subprotocol",
@@ -100,6 +105,11 @@ class ServerSocket:
         self._receiving = 0
         self._writable = asyncio.Event()
         self._writable.set()
+        self.latency: float | None = None
+        self.heard_at: float | None = None
+        self._listener: Callable[[], None] | None = None
+        if manners.direct:
+            scope["extensions"][EXTENSION] = {"transport": self, "send": self.send}
 
     # --- what the client does
 
@@ -115,8 +125,9 @@ class ServerSocket:
         """Take the oldest frame out of the buffer."""
         item = self.buffer.popleft()
         self.buffered -= _size(item)
-        if self.buffered <= self._window // 4:
+        if self.buffered <= self._window // 4 and not self._writable.is_set():
             self._writable.set()
+            self._tell_listener()
         return item
 
     def lose(self, code: int, reason: str) -> None:
@@ -129,6 +140,7 @@ class ServerSocket:
         self.buffer.clear()
         self.buffered = 0
         self._writable.set()
+        self._tell_listener()
 
     # --- what the application is given
 
@@ -156,6 +168,54 @@ class ServerSocket:
     def send_at_call(self, event: Event) -> asyncio.Task[None]:
         """`send` for servers where it runs without being awaited."""
         return asyncio.ensure_future(self.send(event))
+
+    # --- what it is offered, where the server is direct; see `wsmanager.wire.Direct`
+
+    def write_prepared(self, frame: WireFrame) -> Awaitable[None] | None:
+        data = frame.payload.decode() if frame.first == TEXT else frame.payload
+        if not self._writable.is_set():
+            return self._write_later(data)
+        self._write_message(data)
+        return None
+
+    async def _write_later(self, data: str | bytes) -> None:
+        while not self._writable.is_set():
+            await self._until_writable()
+        self._write_message(data)
+
+    def _write_message(self, data: str | bytes) -> None:
+        self.sends += 1
+        if self._phase is not Phase.OPEN:
+            raise ConnectionLost("the client is gone")
+        self._write(data)
+
+    @staticmethod
+    def fan_out(sockets: Sequence[ServerSocket], frame: WireFrame) -> None:
+        for socket in sockets:
+            socket.write_prepared(frame)
+
+    @property
+    def takes(self) -> bool:
+        return self._phase is Phase.OPEN and self._writable.is_set()
+
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        self._listener = listener
+
+    def _tell_listener(self) -> None:
+        if self._listener is not None:
+            self._listener()
+
+    def get_write_buffer_size(self) -> int:
+        return self.buffered
+
+    def abort(self) -> None:
+        """End the connection without another word to the client."""
+        if self._phase is not Phase.LOST:
+            self.lose(1006, "")
+            self.buffer.append(Close(1006, ""))
+            self._on_write()
+
+    # --- the application
 
     async def run(self, app: App) -> None:
         """Serve the application until it ends."""
@@ -188,6 +248,7 @@ class ServerSocket:
 
     def _take_accept(self, event: Event) -> None:
         self._phase = Phase.OPEN
+        self._tell_listener()
         self.subprotocol = event.get("subprotocol")
         if self._manners.accept_headers:
             self.headers = list(event.get("headers") or ())
@@ -217,6 +278,7 @@ class ServerSocket:
         if self._manners.close_codes == "applications" and 1000 < code < 3000:
             raise Exception(f"invalid close code {code}")  # noqa: TRY002 - as daphne does
         self._phase = Phase.CLOSED
+        self._tell_listener()
         self._write(Close(code, reason if self._manners.close_reason else ""))
         if self._manners.disconnect_after_close:
             self._tell_disconnect(code, reason)
@@ -238,8 +300,9 @@ class ServerSocket:
         self.buffered += _size(item)
         self.buffer.append(item)
         self._on_write()
-        if self.buffered > self._window:
+        if self.buffered > self._window and self._writable.is_set():
             self._writable.clear()
+            self._tell_listener()
 
     def _tell_disconnect(self, code: int, reason: str) -> None:
         seen = self._manners.close_seen
@@ -254,6 +317,7 @@ class ServerSocket:
             self._answer(self.app_error or AssertionError("the app ended without answering the handshake"))
         elif self._phase is Phase.OPEN and code is not None:
             self._phase = Phase.LOST
+            self._tell_listener()
             self._write(Close(code, ""))
             self._tell_disconnect(code, "")
 
