@@ -27,9 +27,10 @@ BEGIN, END = "<!-- kept by hand -->", "<!-- generated again -->"
 HEADER = """\
 # What was measured
 
-Written by `python -m tests.bench --save`. Ratios are those of one run, side by side; shown are the median of
-the runs and, in brackets, the least and the greatest. Absolute figures are those of this machine and this
-day, and mean nothing beside those of another.
+Written by `python -m tests.bench --save`. Servers run on one core and the load generator on another, without
+compression and without life signs; contestants take turns. Ratios are those of one run, side by side; shown
+are the median of the runs and, in brackets, the least and the greatest. Absolute figures are those of this
+machine and this day, and mean nothing beside those of another.
 """
 PACKAGES = (
     "uvicorn",
@@ -146,7 +147,8 @@ def _by_hand(before: str) -> str:
 
 def _bounds(rows: Iterable[Row]) -> str:
     head = ("id", "measure", "value", "floor", "target", "reached")
-    return markdown(head, (_bound(row) for row in rows if "target" in row))
+    bounded = sorted((row for row in rows if "target" in row), key=lambda row: int(row["id"][1:]))
+    return markdown(head, map(_bound, bounded))
 
 
 def _bound(row: Row) -> tuple[str, ...]:
