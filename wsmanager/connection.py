@@ -31,7 +31,7 @@ from .messages import (
 )
 from .outbound import OWN, Outgoing, Prepared, prepare_own
 from .protocols import Claims, Codec
-from .transport import Event, Receive, Send, discard, transport_for
+from .transport import SEND_FAILED, Event, Receive, Send, discard, transport_for
 from .wire import Direct, Wire, server_of, wire_of
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ __all__ = ["Connection"]
 
 _OPEN = ConnectionStatus.OPEN
 _SENT = Pushed.SENT
-# A push waits for nothing, so a cancellation in it is the server's own.
-_SEND_FAILED = (Exception, asyncio.CancelledError)
 _LOST = (1006, "")
 
 
@@ -151,8 +149,9 @@ class Connection:
         self._faults: tuple[float, int] | None = None
         # Anything but "open, idle and well": the one question of the hot path.
         self._impaired = True
-        self.lane: Direct | None = None
-        """The server's transport, while a message can simply be written into it."""
+        self.lane: Direct | Send | None = None
+        """What a message can simply be written into: the server's transport, or its ``send`` where that is
+        stepped by hand; None while there is more to it than that."""
         if direct is not None:
             direct.listen(self.weigh)
         self.reader: asyncio.Task[Any] | None = None
@@ -239,10 +238,17 @@ class Connection:
                 rest = self._transport.write(self._send, prepared.event)
             else:
                 rest = direct.write_prepared(prepared.packed or prepared.pack())
-        except _SEND_FAILED as error:  # one failing target must never harm the others
+        except SEND_FAILED as error:  # one failing target must never harm the others
             self.peer_failed(error)
             return Pushed.OFFLINE
         return _SENT if rest is None else self._wait_for(rest, prepared)
+
+    def not_taken(self, answer: Awaitable[None] | BaseException, prepared: Prepared) -> Pushed:
+        """What became of a message that was written into the `lane`, and not simply taken."""
+        if isinstance(answer, BaseException):
+            self.peer_failed(answer)
+            return Pushed.OFFLINE
+        return self._wait_for(answer, prepared)
 
     def _wait_for(self, rest: Awaitable[None], prepared: Prepared) -> Pushed:
         try:
@@ -306,7 +312,7 @@ class Connection:
     def _congest(self, rest: Awaitable[None], prepared: Prepared) -> Congestion:
         """From here on frames wait, until the server has taken all of them."""
         congestion = self._congestion = Congestion(self, rest, prepared)
-        self._impaired = True
+        self._impair()
         self._host.congested(self)
         congestion.start()
         return congestion
@@ -342,7 +348,9 @@ class Connection:
             or self.codec is OPAQUE
             or (direct is not None and not direct.takes)
         )
-        self.lane = None if self._impaired else direct
+        self.lane = None
+        if not self._impaired:
+            self.lane = direct or (self._send if self._transport.is_simple() else None)
 
     def _impair(self) -> None:
         self._impaired, self.lane = True, None

@@ -131,6 +131,11 @@ class ConnectionHealthMonitor:
         if latency_ms is not None:
             self.record_latency(latency_ms)
 
+    def heard(self, now: float) -> None:
+        """`record_message` for most frames."""
+        self.last_active = now
+        self._messages += 1
+
     def record_latency(self, latency_ms: float) -> None:
         """Take in a round trip whose frame was counted already."""
         known = self._latency_ms

@@ -88,7 +88,7 @@ class _ForeignMode:
         if not conn.is_heard:
             return None
         now, size, code = conn.host.now(), size_of(frame), None
-        conn.health.record_message(now=now)
+        conn.health.heard(now)
         try:
             self._pipeline.measure(frame)
             self._pipeline.charge(conn, 1, now)

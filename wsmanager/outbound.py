@@ -137,4 +137,6 @@ volatile, and nobody asks what became of one."""
 def prepare_own(message: Any, codec: Codec) -> Prepared:
     """A message of the manager's own to one connection. Raises `EncodeError`."""
     frame = codec.encode(message)
+    if isinstance(frame, str) and frame.isascii():  # as most are: written out, for every reply is one
+        return Prepared({"type": "websocket.send", "text": frame}, len(frame), OWN)
     return Prepared(prepare_event(frame), size_of(frame), OWN)

@@ -7,8 +7,9 @@ import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 from anyio import CapacityLimiter
 
 from .analytics import MessageAnalytics
@@ -67,7 +68,7 @@ def _is_like_system(frame: Frame) -> bool:
     return frame[1:10] in _HEADS and frame.startswith(_BINARIES, 1)
 
 
-class Work(NamedTuple):
+class Work(msgspec.Struct, frozen=True, gc=False):
     """A message that passed every check, with the handler that takes it."""
 
     route: Route
@@ -120,12 +121,17 @@ class Pipeline:
         if conn.status is not _OPEN and not conn.is_heard:
             return None
         now, message = self._clock(), None
-        conn.health.record_message(now=now)
+        conn.health.heard(now)
         try:
-            self.measure(frame)
+            if len(frame) * 4 > self._config.max_message_size:
+                self.measure(frame)
             as_system = self._charge_frame(conn, frame, now)
-            message = conn.codec.decode(frame)
-            self.validate(message, frame if conn.codec.transparent else None)
+            codec = conn.codec
+            message = codec.decode(frame)
+            if self._validates_raw and codec.transparent:
+                self._validator.validate_message(message, raw=frame)
+            else:
+                self._validator.validate_message(message)
             answer = self._system.get(message.type)
             if answer is None and as_system:
                 self.charge(conn, 1, now)
@@ -165,11 +171,16 @@ class Pipeline:
 
     def assign(self, conn: Connection, message: InboundMessage, size: int) -> Work | None:
         """The handler of an inspected message, with its data converted; None when it was answered here."""
+        route = self._router.find(message.type)
+        if route is None:
+            unknown = UnknownMessageType("No handler takes this type of message.")
+            self.fail(conn, unknown, message, size=size)
+            return None
         try:
-            route = self._route(message)
             if route.cost > 1:
                 self.charge(conn, route.cost - 1, self._clock())
-            self._authorize(conn, route, message)
+            if route.restricted:
+                self._authorize(conn, route, message)
             data = message.data if route.convert is None else route.convert(message.data)
         except (Exception, asyncio.CancelledError) as error:
             self.fail(conn, error, message, size=size)
@@ -187,7 +198,7 @@ class Pipeline:
         """Charge one unit. True: to the bucket of system messages."""
         if _is_like_system(frame):
             decision = self._system_limiter.check_rate_limit(conn.key, now=now)
-            if not decision:
+            if not decision.allowed:
                 raise _too_many(decision.retry_after_ms)
             return True
         self.charge(conn, 1, now)
@@ -200,18 +211,12 @@ class Pipeline:
         else:
             factor = conn.tier.rate_factor
             decision = self._limiter.check_rate_limit(conn.key, cost=cost, factor=factor, now=now)
-        if not decision:
+        if not decision.allowed:
             raise _too_many(decision.retry_after_ms)
         if self._tenant_limiter is not None:
             decision = self._tenant_limiter.check_rate_limit(("tenant", conn.tenant), cost=cost, now=now)
-            if not decision:
+            if not decision.allowed:
                 raise _too_many(decision.retry_after_ms)
-
-    def _route(self, message: InboundMessage) -> Route:
-        route = self._router.find(message.type)
-        if route is None:
-            raise UnknownMessageType("No handler takes this type of message.")
-        return route
 
     def _authorize(self, conn: Connection, route: Route, message: InboundMessage) -> None:
         if not route.scopes <= conn.scopes:
@@ -229,7 +234,10 @@ class Pipeline:
 
     def handle(self, conn: Connection, frame: Frame) -> Awaitable[None] | None:
         """The whole way of one frame. None: it is done; else the caller must await the rest of it."""
-        work = self.admit(conn, frame)
+        message = self.inspect(conn, frame)
+        if message is None:
+            return None
+        work = self.assign(conn, message, size_of(frame))
         return None if work is None else self.start(conn, work)
 
     def start(self, conn: Connection, work: Work) -> Awaitable[None] | None:
@@ -239,12 +247,12 @@ class Pipeline:
         timer and no second reader. It is the calling task that makes the step and awaits the rest, so
         timeouts and cancel scopes of the handler bind to the right task.
         """
-        route, message, data, _ = work
+        route, data = work.route, work.data
         if route.concurrent and self._start_beside(conn, work):
             return None
         started = self._clock()
         if not route.direct:
-            coroutine = call(route, conn, message, data, self.threads())
+            coroutine = call(route, conn, work.message, data, self.threads())
             return self._see_through(conn, work, self.watch(conn, self.runs.run(coroutine)), started)
         try:
             coroutine = route.handler(conn, data) if route.takes_data else route.handler(conn)
@@ -273,11 +281,11 @@ class Pipeline:
         return True
 
     async def _beside(self, conn: Connection, work: Work) -> None:
-        route, message, data, _ = work
+        route, data = work.route, work.data
         if route.direct:
             coroutine = route.handler(conn, data) if route.takes_data else route.handler(conn)
         else:
-            coroutine = call(route, conn, message, data, self.threads())
+            coroutine = call(route, conn, work.message, data, self.threads())
         await self._see_through(conn, work, self.runs.run(coroutine), self._clock())
 
     async def _see_through(self, conn: Connection, work: Work, rest: Awaitable[Any], started: float) -> None:

@@ -275,6 +275,8 @@ class Route:
     call: Call
     direct: bool
     """``await handler(conn, data)`` is all it takes; without the data when `takes_data` is false."""
+    restricted: bool
+    """Whether not everybody may send it."""
 
 
 class Router:
@@ -328,12 +330,14 @@ class Router:
         where = f"handler {_name(handler)} of {type!r}"
         if allow is not None and _kind(allow) is not CallKind.THREAD:
             raise ConfigurationError(f"{where}: allow= must answer at once, not asynchronously")
+        needed, paid = _as_set(scopes), _as_set(features)
         route = Route(
             type=type,
             handler=handler,
-            scopes=_as_set(scopes),
+            scopes=needed,
             allow=allow,
-            features=_as_set(features),
+            features=paid,
+            restricted=bool(needed or paid or allow),
             cost=cost,
             concurrent=concurrent,
             **_read_signature(handler, where, self._connection_type),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable
-from typing import cast
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from .analytics import MessageAnalytics
 from .config import WebSocketConfig
@@ -23,7 +23,7 @@ from .outbound import Outgoing, Prepared
 from .protocols import Clock, Codec
 from .registry import Registry
 from .retention import Retention
-from .wire import Direct
+from .transport import Transport
 
 __all__ = ["Exclude", "Sender"]
 
@@ -101,25 +101,16 @@ class Sender:
         frames = self._encode(outgoing, targets)
         if skip:
             targets = [conn for conn in targets if conn.id not in skip]
-        sent = dict.fromkeys(frames, 0)
         tally = Tally(self._config.max_report_ids)
-        if len(frames) == 1:
-            ((only, frame),) = frames.items()
-            sent[only], targets = _write_direct(frame, targets)
-        for conn in targets:
-            codec = conn.codec
-            prepared = frames.get(codec)
-            # Where there is no frame, this connection is about to be the first open one of its codec.
-            pushed = Pushed.OFFLINE if prepared is None else conn.push(prepared)
-            if pushed is Pushed.SENT:
-                sent[codec] += 1
-            else:
-                tally.add(pushed, conn.id)
-        for codec, count in sent.items():
-            if count:
+        for codec, prepared in frames.items():
+            of_codec = targets
+            if len(frames) > 1:
+                of_codec = [conn for conn in targets if conn.codec is codec]
+            # With one codec in use, whoever has another is not open.
+            if count := _push_each(prepared, of_codec, tally):
                 outgoing.handed_over = True
                 tally.sent += count
-                self._analytics.record_sent(outgoing.type, count, frames[codec].size, now=self._clock())
+                self._analytics.record_sent(outgoing.type, count, prepared.size, now=self._clock())
         return tally
 
     def _encode(self, outgoing: Outgoing, targets: Collection[Connection]) -> dict[Codec, Prepared]:
@@ -244,22 +235,49 @@ class Sender:
         self._retention.disappeared(conn)
 
 
-def _write_direct(prepared: Prepared, targets: Collection[Connection]) -> tuple[int, Collection[Connection]]:
-    """Write the message past ASGI wherever that is all there is to do: to how many, and who is left."""
+def _push_each(prepared: Prepared, targets: Collection[Connection], tally: Tally) -> int:
+    """Push to connections of one codec; how many took it at once."""
     lanes = [conn.lane for conn in targets]
-    kinds = set(map(type, lanes))
-    left: Collection[Connection] = ()
-    if type(None) in kinds:
-        if len(kinds) == 1:
-            return 0, targets
+    if None in lanes:
         left = [conn for conn in targets if conn.lane is None]
-        lanes = [lane for lane in lanes if lane is not None]
-        kinds.discard(type(None))
-    if len(kinds) != 1:
-        return 0, targets
-    (kind,) = kinds
-    cast("type[Direct]", kind).fan_out(lanes, prepared.packed or prepared.pack())
-    return len(lanes), left
+        targets = [conn for conn in targets if conn.lane is not None]
+        lanes = [conn.lane for conn in targets]
+        sent = _push_one_by_one(prepared, left, tally)
+    else:
+        sent = 0
+    return sent + _write_to_all(prepared, targets, lanes, tally)
+
+
+def _push_one_by_one(prepared: Prepared, targets: Iterable[Connection], tally: Tally) -> int:
+    sent = 0
+    for conn in targets:
+        pushed = conn.push(prepared)
+        if pushed is Pushed.SENT:
+            sent += 1
+        else:
+            tally.add(pushed, conn.id)
+    return sent
+
+
+def _write_to_all(
+    prepared: Prepared, targets: Collection[Connection], lanes: Sequence[Any], tally: Tally
+) -> int:
+    """Write into lanes, none of which is None."""
+    kinds = set(map(type, lanes))
+    if not kinds:
+        return 0
+    directs = [kind for kind in kinds if hasattr(kind, "fan_out")]
+    if not directs:
+        others = Transport.fan_out(lanes, prepared.event)
+    elif len(kinds) == 1:
+        directs[0].fan_out(lanes, prepared.packed or prepared.pack())
+        others = []
+    else:
+        return _push_one_by_one(prepared, targets, tally)
+    targets = tuple(targets)
+    for place, answer in others:
+        tally.add(targets[place].not_taken(answer, prepared), targets[place].id)
+    return len(lanes) - len(others)
 
 
 def _ids(exclude: Exclude) -> frozenset[str]:

@@ -20,13 +20,14 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping, Sequence
 from typing import Any, TypeAlias
 
 from .messages import Frame
 from .wire import EXTENSION, Direct, never_waits, server_of, wire_of, written
 
 __all__ = [
+    "SEND_FAILED",
     "Event",
     "Receive",
     "Resumed",
@@ -49,6 +50,9 @@ _KNOWN = ("uvicorn.", "hypercorn.", "daphne.", "starlette.", "fastapi.", "wsmana
 
 # What frameworks wrap a server's `send` in, which passes on messages of an open socket as they are.
 _TRANSPARENT = ("starlette.", "fastapi.")
+
+SEND_FAILED = (Exception, asyncio.CancelledError)
+"""What a write may raise: it waits for nothing, so that a cancellation in it is the server's own."""
 
 # As asyncio's own transports have them.
 _HIGH_WATER = 65_536
@@ -124,6 +128,24 @@ class Transport:
         for waits_for in step.__await__():
             return Resumed(step, waits_for)
         return None
+
+    def is_simple(self) -> bool:
+        """Whether `fan_out` does all that `write` does."""
+        return type(self) is Transport
+
+    @staticmethod
+    def fan_out(sends: Sequence[Send], event: Event) -> list[tuple[int, Awaitable[None] | BaseException]]:
+        """`write` to many: what it answered or raised, and at which place, where it was not plain None."""
+        others: list[tuple[int, Awaitable[None] | BaseException]] = []
+        for place, send in enumerate(sends):
+            try:
+                step: Any = send(event)
+                for waits_for in step.__await__():
+                    others.append((place, Resumed(step, waits_for)))
+                    break
+            except SEND_FAILED as error:
+                others.append((place, error))
+        return others
 
 
 class EagerTransport(Transport):

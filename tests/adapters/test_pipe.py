@@ -260,6 +260,61 @@ async def test_control_frames_wait_for_nobody() -> None:
     assert socket.writes[-1] == b"pong"
 
 
+# --- many at once
+
+
+async def test_a_message_to_many_leaves_with_what_else_each_was_given() -> None:
+    pairs = [make_pipe() for _ in range(3)]
+    pipes = [pipe for pipe, _ in pairs]
+    pipes[1].write_prepared(wire_frame("before"))
+    Pipe.fan_out(pipes, wire_frame("all"))
+    pipes[2].write(b"after")
+    Pipe.fan_out(pipes[:2], wire_frame("two"))
+    await turn()
+    assert [b"".join(socket.writes) for _, socket in pairs] == [
+        frame("all") + frame("two"),
+        frame("before") + frame("all") + frame("two"),
+        frame("all") + b"after",
+    ]
+    assert all(len(socket.writes) == 1 for _, socket in pairs)
+
+
+async def test_each_of_many_gets_what_it_agreed_on() -> None:
+    pairs = [make_pipe() for _ in range(3)]
+    pairs[1][0].window, pairs[2][0].window = 12, 9
+    message = wire_frame("all work and no play " * 50)
+    Pipe.fan_out([pipe for pipe, _ in pairs], message)
+    await turn()
+    assert [socket.writes[0] for _, socket in pairs] == [
+        message.plain,
+        message.deflated(12),
+        message.deflated(9),
+    ]
+
+
+async def test_messages_to_many_do_not_pile_up_within_a_turn() -> None:
+    pipe, socket = make_pipe()
+    other, _ = make_pipe()
+    for _ in range(3):
+        Pipe.fan_out([pipe, other], wire_frame("x" * 9_000))
+    assert len(socket.writes) == 1
+    await turn()
+    assert b"".join(socket.writes) == frame("x" * 9_000) * 3
+
+
+async def test_whoever_listens_is_told_whenever_it_takes_messages_or_no_longer() -> None:
+    pipe, socket = make_pipe()
+    socket.takes_all = False
+    heard: list[bool] = []
+    pipe.listen(lambda: heard.append(pipe.takes))
+    pipe.write_prepared(wire_frame("x" * 20_000))
+    socket.take(20_000)
+    pipe.shut()
+    pipe.listen(None)
+    pipe.lose()
+    assert heard == [False, True, False]
+
+
 # --- the end
 
 
@@ -317,38 +372,65 @@ async def test_it_is_a_transport_in_everything_else() -> None:
 # --- laws
 
 
+class Trio:
+    """Three pipes, and what has been written into each."""
+
+    def __init__(self) -> None:
+        self.pairs = [make_pipe() for _ in range(3)]
+        self.written = [b""] * 3
+        for _, socket in self.pairs:
+            socket.takes_all = False
+
+    def message(self, which: int, data: bytes) -> None:
+        if self.pairs[which][0].takes:
+            self.pairs[which][0].write_prepared(wire_frame(data))
+            self.written[which] += wire_frame(data).plain
+
+    def fan_out(self, _: int, data: bytes) -> None:
+        places = [place for place, (pipe, _) in enumerate(self.pairs) if pipe.takes]
+        if places:
+            Pipe.fan_out([self.pairs[place][0] for place in places], wire_frame(data))
+        for place in places:
+            self.written[place] += wire_frame(data).plain
+
+    def raw(self, which: int, data: bytes) -> None:
+        self.pairs[which][0].write(data)
+        self.written[which] += data
+
+    def take(self, which: int, data: bytes) -> None:
+        socket = self.pairs[which][1]
+        socket.take(min(3 * len(data), socket.waiting))
+
+    def check(self) -> None:
+        assert all(pipe.is_full or pipe.buffered() <= 3 * pipe.high_water for pipe, _ in self.pairs)
+
+    def close(self) -> None:
+        for (pipe, socket), written in zip(self.pairs, self.written, strict=True):
+            pipe.close()
+            assert b"".join(socket.writes) == written
+
+
 OPERATIONS = st.lists(
-    st.one_of(
-        st.tuples(st.just("message"), st.integers(0, 9_000)),
-        st.tuples(st.just("bytes"), st.integers(0, 9_000)),
-        st.tuples(st.just("turn"), st.just(0)),
-        st.tuples(st.just("take"), st.integers(0, 30_000)),
+    st.tuples(
+        st.sampled_from(["message", "fan_out", "raw", "take", "turn"]),
+        st.integers(0, 2),
+        st.integers(0, 9_000),
     ),
-    max_size=30,
+    max_size=40,
 )
 
 
 @settings(deadline=None)
 @given(OPERATIONS)
-def test_every_byte_leaves_once_and_in_order(operations: list[tuple[str, int]]) -> None:
+def test_every_byte_leaves_once_and_in_order(operations: list[tuple[str, int, int]]) -> None:
     async def main() -> None:
-        pipe, socket = make_pipe()
-        socket.takes_all = False
-        expected = b""
-        for number, (kind, size) in enumerate(operations):
-            data = bytes([number]) * size
-            if kind == "message" and not pipe.is_full:
-                pipe.write_prepared(wire_frame(data))
-                expected += wire_frame(data).plain
-            elif kind == "bytes":
-                pipe.write(data)
-                expected += data
-            elif kind == "turn":
+        trio = Trio()
+        for number, (kind, which, size) in enumerate(operations):
+            if kind == "turn":
                 await turn()
-            elif kind == "take":
-                socket.take(min(size, socket.waiting))
-            assert pipe.is_full or pipe.buffered() <= pipe.high_water + 9_010
-        pipe.close()
-        assert b"".join(socket.writes) == expected
+            else:
+                getattr(trio, kind)(which, bytes([number]) * size)
+            trio.check()
+        trio.close()
 
     asyncio.run(main())

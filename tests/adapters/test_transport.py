@@ -15,7 +15,7 @@ from starlette.requests import Request
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from wsmanager.testing import ConnectionLost, FakeSocket, VirtualTimeLoop
-from wsmanager.transport import Resumed, discard, frame_of, transport_for
+from wsmanager.transport import Resumed, Transport, discard, frame_of, transport_for
 
 pytestmark = pytest.mark.anyio
 
@@ -541,3 +541,28 @@ def test_what_cannot_be_given_up_is_left_alone() -> None:
 )
 def test_the_frame_of_an_event_is_its_text_or_its_bytes(event: dict[str, Any], frame: str | bytes) -> None:
     assert frame_of({"type": "websocket.receive", **event}) == frame
+
+
+async def test_a_frame_for_many_is_begun_for_each_whatever_the_others_do() -> None:
+    taken: list[str] = []
+    slow = Line()
+
+    async def quick(event: Any) -> None:
+        taken.append(event["text"])
+
+    async def gone(event: Any) -> None:
+        raise ConnectionLost
+
+    async def cancelled(event: Any) -> None:
+        raise asyncio.CancelledError
+
+    others = Transport.fan_out([quick, gone, slow.send, cancelled, quick], event("a"))
+    assert taken == ["a", "a"]
+    assert [place for place, _ in others] == [1, 2, 3]
+    lost, rest, end = (answer for _, answer in others)
+    assert isinstance(lost, ConnectionLost)
+    assert isinstance(end, asyncio.CancelledError)
+    assert isinstance(rest, Resumed)
+    slow.read()
+    await rest
+    assert slow.frames == ["a"]
