@@ -214,7 +214,7 @@ class Connection:
 
     def answer(self, message: Any) -> Pushed:
         """Push a message of the manager's own. Raises `EncodeError`, and nothing else."""
-        if not self.is_spoken_to:
+        if self.guard is not None and not self.guard.speaks:
             return Pushed.UNSUPPORTED
         return self.push(prepare_own(message, self.codec))
 
@@ -234,10 +234,10 @@ class Connection:
             return self._push_impaired(prepared)
         direct = self._direct
         try:
-            if direct is None:
-                rest = self._transport.write(self._send, prepared.event)
-            else:
+            if direct is not None:
                 rest = direct.write_prepared(prepared.packed or prepared.pack())
+            else:
+                rest = self._transport.write(self._send, prepared.event)
         except SEND_FAILED as error:  # one failing target must never harm the others
             self.peer_failed(error)
             return Pushed.OFFLINE

@@ -123,7 +123,11 @@ class Pipeline:
         try:
             if len(frame) * 4 > self._config.max_message_size:
                 self.measure(frame)
-            as_system = self._charge_frame(conn, frame, now)
+            head = frame[:13] if isinstance(frame, str) else frame[1:10]
+            if as_system := head in _HEADS and _is_like_system(frame):
+                self._charge_system(conn, now)
+            else:
+                self.charge(conn, 1, now)
             codec = conn.codec
             message = codec.decode(frame)
             if self._validates_raw and codec.transparent:
@@ -192,16 +196,11 @@ class Pipeline:
         if len(frame) * 4 > limit and size_of(frame) > limit:
             raise InvalidMessage(f"A message may have {limit} bytes.", code="too_large")
 
-    def _charge_frame(self, conn: Connection, frame: Frame, now: float) -> bool:
-        """Charge one unit. True: to the bucket of system messages."""
-        head = frame[:13] if isinstance(frame, str) else frame[1:10]
-        if head in _HEADS and _is_like_system(frame):
-            decision = self._system_limiter.check_rate_limit(conn.key, now=now)
-            if not decision.allowed:
-                raise _too_many(decision.retry_after_ms)
-            return True
-        self.charge(conn, 1, now)
-        return False
+    def _charge_system(self, conn: Connection, now: float) -> None:
+        """Charge the bucket of system messages. Raises `RateLimited`."""
+        decision = self._system_limiter.check_rate_limit(conn.key, now=now)
+        if not decision.allowed:
+            raise _too_many(decision.retry_after_ms)
 
     def charge(self, conn: Connection, cost: int, now: float) -> None:
         """Charge the user and the tenant. Raises `RateLimited`."""

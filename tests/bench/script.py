@@ -140,7 +140,7 @@ def _parts_of_echo(manager: ConnectionManager) -> dict[str, Callable[[], object]
     return {
         "health": partial(conn.health.heard, _NOW),
         "size": partial(pipeline.measure, FRAME),
-        "rate limit": partial(pipeline._charge_frame, conn, FRAME, _NOW),
+        "rate limit": partial(pipeline.charge, conn, 1, _NOW),
         "decode": partial(conn.codec.decode, FRAME),
         "validate": partial(pipeline.validate, work.message, FRAME),
         "route, rights, payload": partial(pipeline.assign, conn, work.message, size),
