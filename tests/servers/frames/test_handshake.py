@@ -293,6 +293,33 @@ def test_either_kind_of_message_may_be_sent(stage: Stage, event: dict[str, Any],
     assert stage.play(script, app).wire == wire + said(CLOSE, reason_for(1000))
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"text": 1},
+        {"bytes": 7},
+        pytest.param({"bytes": "a"}, marks=pytest.mark.xfail(reason="ours sends it as text")),
+        pytest.param({"text": b"a"}, marks=pytest.mark.xfail(reason="ours sends it as bytes")),
+    ],
+)
+def test_what_is_neither_text_nor_bytes_is_refused(stage: Stage, event: dict[str, Any]) -> None:
+    async def app(call: Call) -> None:
+        await call.accept()
+        with pytest.raises((TypeError, AttributeError)):  # whichever: neither is promised
+            await call.send("send", **event)
+        call.seen.pop()
+        await call.send("send", text="fine")
+        await call.see_it_out()
+
+    async def script(line: Line) -> None:
+        await line.shake_hands()
+        await line.hear(1)
+        await line.put(CLOSING)
+
+    played = stage.play(script, app)
+    assert played.wire == said(TEXT, b"fine") + said(CLOSE, reason_for(1000))
+
+
 def test_bytes_that_change_later_are_sent_as_they_were(stage: Stage) -> None:
     async def app(call: Call) -> None:
         data = bytearray(b"as it was")

@@ -28,6 +28,20 @@ def test_a_half_close_after_a_message(stage: Stage) -> None:
     assert played.seen[-2:] == (disconnect(1005), "returned")
 
 
+@pytest.mark.xfail(reason="ours loses what is to be written in the turn in which the loop sees the end")
+def test_a_half_close_right_after_a_message(stage: Stage) -> None:
+    """The answer was sent before the end was seen."""
+
+    async def script(line: Line) -> None:
+        await line.shake_hands()
+        line.put_at_once(to_server(TEXT, b"last"))
+        await line.half_close()
+
+    played = stage.play(script, echo)
+    assert (played.wire, played.end) == (said(TEXT, b"last"), "FIN")
+    assert played.seen[-2:] == (disconnect(1005), "returned")
+
+
 @pytest.mark.parametrize("rest", [b"", to_server(TEXT, b"half")[:-2], to_server(TEXT, b"a", fin=False)])
 def test_a_half_close_without_a_close(stage: Stage, rest: bytes) -> None:
     async def script(line: Line) -> None:
