@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from typing import Any
 
 from .wire import BINARY, RSV1, TEXT, frames_of, said, to_server
 
@@ -52,10 +53,17 @@ def inflated(wire: bytes, extension: str) -> bytes:
     for first, payload in frames_of(wire):
         if first == -1:
             return plain + payload
-        message = payload
         if first & RSV1:
             if "server_no_context_takeover" in extension:
                 inflate = zlib.decompressobj(window)
-            message = inflate.decompress(payload + _TAIL)
-        plain += said(first & ~RSV1 & 0x7F, message)
+            payload = _inflate(inflate, payload)
+        plain += said(first & ~RSV1 & 0x7F, payload)
     return plain
+
+
+def _inflate(inflate: Any, data: bytes) -> bytes:
+    """In steps that are smaller than any window: zlib looks back farther than that within one step."""
+    message, rest = b"", data + _TAIL
+    while step := inflate.decompress(rest, 255):
+        message, rest = message + step, inflate.unconsumed_tail
+    return message

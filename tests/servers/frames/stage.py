@@ -34,6 +34,8 @@ _SETTINGS: Mapping[str, Any] = {
     "lifespan": "off",
     "log_config": None,
     "proxy_headers": False,
+    # An application that a failed scene has left behind is cancelled.
+    "timeout_graceful_shutdown": 1,
 }
 
 Event: TypeAlias = Mapping[str, Any]
@@ -166,9 +168,11 @@ class _Player:
     async def playing(self) -> AsyncGenerator[_Player]:
         serving = asyncio.create_task(self.server.serve())
         await until(lambda: self.server.started)
-        yield self
-        self.server.should_exit = True
-        await serving
+        try:
+            yield self
+        finally:
+            self.server.should_exit = True
+            await serving
 
     async def play(self, script: Script, app: App) -> Transcript:
         call = Call(app)

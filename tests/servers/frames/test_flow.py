@@ -10,7 +10,7 @@ from itertools import groupby
 import pytest
 
 from .apps import echo
-from .line import Line
+from .line import Line, until
 from .stage import Call, Stage, Transcript, disconnect
 from .wire import BINARY, CLOSE, FIN, PING, PONG, TEXT, frames_of, reason_for, said, to_server
 
@@ -285,6 +285,36 @@ def test_a_receive_that_is_cancelled_loses_nothing(stage: Stage) -> None:
     played = stage.play(script, app)
     numbers = tuple(text(str(number)) for number in range(20))
     assert played.seen == (CONNECT, *numbers, disconnect(1000, ""), "returned")
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_message_finds_another_receiver_when_one_is_cancelled(stage: Stage, turns: int) -> None:
+    """Also when that one has been woken for it."""
+
+    async def app(call: Call) -> None:
+        async def answer() -> None:
+            await call.receive()
+            await call.send("send", text="received")
+
+        await call.accept()
+        first, second = [asyncio.create_task(answer()) for _ in range(2)]
+        await until(call.cue.is_set)  # which, unlike to wait, takes no turn of its own
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await second
+        await call.see_it_out()
+
+    async def script(line: Line) -> None:
+        await line.shake_hands()
+        line.put_at_once(to_server(TEXT, b"a"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        line.cue.set()
+        await line.hear(1)
+        await line.put(to_server(TEXT, b"b"), CLOSING)
+
+    played = stage.play(script, app)
+    assert played.seen == (CONNECT, text("a"), text("b"), disconnect(1000, ""), "returned")
 
 
 def test_several_receivers_take_turns(stage: Stage) -> None:
