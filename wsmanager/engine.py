@@ -387,9 +387,8 @@ class Engine:
         if conn.negotiated:
             conn.answer(self._welcome(conn))
         self.sender.appeared(conn)
-        if self.registry.arrived == 1:
+        if self.supervisor.keep_alive("heartbeat", self.heartbeat.run):
             self._mind_sigterm()
-        self.supervisor.keep_alive("heartbeat", self.heartbeat.run)
 
     def _welcome(self, conn: Connection) -> dict[str, Any]:
         config = self.config

@@ -7,8 +7,8 @@ import ipaddress
 import logging
 import math
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
 
 import msgspec
 
@@ -296,20 +296,12 @@ class Gate:
 
     # --- answers
 
-    @contextmanager
-    def redacted(self, scope: Scope) -> Generator[None]:
+    def redacted(self, scope: Scope) -> AbstractContextManager[None]:
         """Hide a token in the query while the server logs the handshake: it does so at accept and at
         refusal, from the very scope it gave to the application."""
-        query = scope.get("query_string")
+        query: bytes = scope.get("query_string") or b""
         hidden = redact_query(query, self._query_parameter) if query else query
-        if hidden == query:
-            yield
-            return
-        scope["query_string"] = hidden
-        try:
-            yield
-        finally:
-            scope["query_string"] = query
+        return _AS_IT_IS if hidden == query else _replaced_query(scope, hidden)
 
     def redacting(self, scope: Scope, send: Send) -> Send:
         """`send`, for an application that answers the handshake itself."""
@@ -396,6 +388,18 @@ def denial_of(refusal: Refused) -> tuple[list[tuple[bytes, bytes]], bytes]:
     body = msgspec.json.encode({"error": error})
     headers.append((b"content-length", str(len(body)).encode()))
     return headers, body
+
+
+_AS_IT_IS: Final = nullcontext()
+
+
+@contextmanager
+def _replaced_query(scope: Scope, query: bytes) -> Generator[None]:
+    before, scope["query_string"] = scope["query_string"], query
+    try:
+        yield
+    finally:
+        scope["query_string"] = before
 
 
 async def _unheard(*_: Any) -> Any:

@@ -63,9 +63,7 @@ _HEADS: frozenset[Frame] = frozenset(start[:13] for start in _TEXTS) | {start[:9
 
 
 def _is_like_system(frame: Frame) -> bool:
-    if isinstance(frame, str):
-        return frame[:13] in _HEADS and frame.startswith(_TEXTS)
-    return frame[1:10] in _HEADS and frame.startswith(_BINARIES, 1)
+    return frame.startswith(_TEXTS) if isinstance(frame, str) else frame.startswith(_BINARIES, 1)
 
 
 class Work(msgspec.Struct, frozen=True, gc=False):
@@ -196,7 +194,8 @@ class Pipeline:
 
     def _charge_frame(self, conn: Connection, frame: Frame, now: float) -> bool:
         """Charge one unit. True: to the bucket of system messages."""
-        if _is_like_system(frame):
+        head = frame[:13] if isinstance(frame, str) else frame[1:10]
+        if head in _HEADS and _is_like_system(frame):
             decision = self._system_limiter.check_rate_limit(conn.key, now=now)
             if not decision.allowed:
                 raise _too_many(decision.retry_after_ms)

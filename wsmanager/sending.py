@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from types import NoneType
 from typing import Any
 
 from .analytics import MessageAnalytics
@@ -237,15 +238,22 @@ class Sender:
 
 def _push_each(prepared: Prepared, targets: Collection[Connection], tally: Tally) -> int:
     """Push to connections of one codec; how many took it at once."""
-    lanes = [conn.lane for conn in targets]
-    if None in lanes:
-        left = [conn for conn in targets if conn.lane is None]
+    lanes: list[Any] = [conn.lane for conn in targets]
+    kinds, sent = set(map(type, lanes)), 0
+    if NoneType in kinds:
+        sent = _push_one_by_one(prepared, [conn for conn in targets if conn.lane is None], tally)
         targets = [conn for conn in targets if conn.lane is not None]
         lanes = [conn.lane for conn in targets]
-        sent = _push_one_by_one(prepared, left, tally)
-    else:
-        sent = 0
-    return sent + _write_to_all(prepared, targets, lanes, tally)
+        kinds = set(map(type, lanes))
+    if not kinds:
+        return sent
+    directs = [kind for kind in kinds if hasattr(kind, "fan_out")]
+    if not directs:
+        return sent + _send_to_all(prepared, tuple(targets), lanes, tally)
+    if len(kinds) > 1:  # sockets of different servers
+        return sent + _push_one_by_one(prepared, targets, tally)
+    directs[0].fan_out(lanes, prepared.packed or prepared.pack())
+    return sent + len(lanes)
 
 
 def _push_one_by_one(prepared: Prepared, targets: Iterable[Connection], tally: Tally) -> int:
@@ -259,25 +267,14 @@ def _push_one_by_one(prepared: Prepared, targets: Iterable[Connection], tally: T
     return sent
 
 
-def _write_to_all(
-    prepared: Prepared, targets: Collection[Connection], lanes: Sequence[Any], tally: Tally
+def _send_to_all(
+    prepared: Prepared, targets: Sequence[Connection], sends: Sequence[Any], tally: Tally
 ) -> int:
-    """Write into lanes, none of which is None."""
-    kinds = set(map(type, lanes))
-    if not kinds:
-        return 0
-    directs = [kind for kind in kinds if hasattr(kind, "fan_out")]
-    if not directs:
-        others = Transport.fan_out(lanes, prepared.event)
-    elif len(kinds) == 1:
-        directs[0].fan_out(lanes, prepared.packed or prepared.pack())
-        others = []
-    else:
-        return _push_one_by_one(prepared, targets, tally)
-    targets = tuple(targets)
+    """Send by ASGI; how many servers took it at once."""
+    others = Transport.fan_out(sends, prepared.event)
     for place, answer in others:
         tally.add(targets[place].not_taken(answer, prepared), targets[place].id)
-    return len(lanes) - len(others)
+    return len(targets) - len(others)
 
 
 def _ids(exclude: Exclude) -> frozenset[str]:

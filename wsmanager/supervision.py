@@ -49,13 +49,14 @@ class Supervisor:
         self._health: dict[str, TaskHealth] = {}
         self._errands: set[asyncio.Task[Any]] = set()
 
-    def keep_alive(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run `run` until it returns; start it again when it raises. Running already: nothing happens."""
+    def keep_alive(self, name: str, run: Callable[[], Awaitable[None]]) -> bool:
+        """Run `run` until it returns; start it again when it raises. False: it is running already."""
         running = self._tasks.get(name)
         if running is not None and not running.done():
-            return
+            return False
         self._health[name] = TaskHealth("running")
         self._tasks[name] = asyncio.create_task(self._supervise(name, run), name=f"wsmanager.{name}")
+        return True
 
     async def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         pause, restarts, last_error = self._backoff, 0, None

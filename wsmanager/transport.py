@@ -189,6 +189,19 @@ _EAGER_TASKS = sys.version_info >= (3, 12)
 
 def transport_for(send: Send) -> Transport:
     """The transport that is right for this `send`."""
+    function = getattr(send, "__func__", None)
+    if function is not None and not function.__closure__:
+        return _transport_of_method(function, never_waits(server_of(send)))
+    return _transport_for(send)
+
+
+@functools.lru_cache(maxsize=64)
+def _transport_of_method(function: Any, is_paced: bool) -> Transport:
+    """The same for all objects that have this method: most servers' protocols do."""
+    return _PACED if is_paced else _transport_for(function)
+
+
+def _transport_for(send: Any) -> Transport:
     if never_waits(server_of(send)):
         return _PACED
     if _is_known(send):

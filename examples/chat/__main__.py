@@ -14,7 +14,13 @@ def main() -> None:
 
     from .app import app
 
-    uvicorn.run(app, host=options.host, port=options.port, timeout_graceful_shutdown=5)
+    uvicorn.run(
+        app,
+        host=options.host,
+        port=options.port,
+        ws="wsmanager.servers.uvicorn:WebSocketProtocol",
+        timeout_graceful_shutdown=5,
+    )
 
 
 if __name__ == "__main__":

@@ -393,7 +393,7 @@ class Trio:
         for place in places:
             self.written[place] += wire_frame(data).plain
 
-    def bytes(self, which: int, data: bytes) -> None:
+    def raw(self, which: int, data: bytes) -> None:
         self.pairs[which][0].write(data)
         self.written[which] += data
 
@@ -412,7 +412,7 @@ class Trio:
 
 OPERATIONS = st.lists(
     st.tuples(
-        st.sampled_from(["message", "fan_out", "bytes", "take", "turn"]),
+        st.sampled_from(["message", "fan_out", "raw", "take", "turn"]),
         st.integers(0, 2),
         st.integers(0, 9_000),
     ),

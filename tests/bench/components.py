@@ -21,6 +21,8 @@ from wsmanager import (
 from wsmanager.testing import FakeSocket
 
 from .fakes import FRAME, make_manager, scope_for
+from .options import Options
+from .rows import Row, judged
 
 
 def _best(call: Callable[[], Any], number: int = 20_000) -> float:
@@ -45,8 +47,8 @@ async def _registration() -> float:
     return best
 
 
-async def measure_components(scale: float) -> list[dict[str, Any]]:
-    del scale
+async def measure_components(options: Options) -> list[Row]:
+    del options
     unit = _best(lambda: msgspec.json.decode(FRAME))
     message = msgspec.json.decode(FRAME, type=InboundMessage)
     limiter = AdaptiveRateLimiter(limit=1_000_000_000)
@@ -69,13 +71,6 @@ async def measure_components(scale: float) -> list[dict[str, Any]]:
         "analytics": (_best(lambda: analytics.record_message("chat.message", size=103, now=now)), 2),
     }
     return [
-        {
-            "id": "P12",
-            "measure": f"{name}, in decodes",
-            "value": cost / unit,
-            "floor": floor,
-            "target": floor / 2,
-            "met": cost / unit <= floor,
-        }
+        judged("P12", f"{name}, in decodes", cost / unit, floor=floor, target=floor / 2)
         for name, (cost, floor) in costs.items()
     ]

@@ -13,10 +13,22 @@ import jwt
 from wsmanager import ConnectionManager, JWTAuth, WebSocketConfig
 from wsmanager.testing import FakeSocket
 
+from .contestants.messages import FRAME
+
+__all__ = [
+    "FRAME",
+    "SECRET",
+    "App",
+    "bare",
+    "make_manager",
+    "open_sockets",
+    "quiet",
+    "scope_for",
+    "settle",
+    "token_for",
+]
+
 SECRET = "a-key-of-thirty-two-bytes-at-least!"
-FRAME = (
-    '{"type":"chat.message","data":{"room":"general","text":"hello, everyone!","n":12345,"ok":true},"id":17}'
-)
 
 App = Callable[[Any, Any, Any], Coroutine[Any, Any, None]]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 from .fakes import make_manager, open_sockets, scope_for, settle
+from .options import Options
+from .rows import Row, judged
 
 MESSAGE = {
     "type": "chat.message",
@@ -40,8 +41,8 @@ class Room:
         await self._manager.aclose()
 
 
-async def measure_growth(scale: float) -> list[dict[str, Any]]:
-    few, many = Room(500), Room(int(50_000 * scale))
+async def measure_growth(options: Options) -> list[Row]:
+    few, many = Room(500), Room(int(50_000 * options.scale))
     await settle()
     for _ in range(15):  # in turns, so that a slow moment of the machine meets both
         await few.broadcast(many.count)
@@ -49,13 +50,5 @@ async def measure_growth(scale: float) -> list[dict[str, Any]]:
     await few.close()
     await many.close()
     ratio = many.best / few.best
-    return [
-        {
-            "id": "P13",
-            "measure": f"cost of a delivery, {many.count} subscribers / 500 ({few.best * 1e9:.0f} ns)",
-            "value": ratio,
-            "floor": 1.3,
-            "target": 1.1,
-            "met": ratio <= 1.3,
-        }
-    ]
+    measure = f"cost of a delivery, {many.count} subscribers / 500 ({few.best * 1e9:.0f} ns)"
+    return [judged("P13", measure, ratio, floor=1.3, target=1.1)]

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from .components import measure_components
 from .fakes import quiet
 from .growth import measure_growth
 from .memory import measure_memory
+from .options import Options
+from .race import measure_servers
+from .rows import Row
 from .stalled import measure_stalled
 
-MEASURES = {
+__all__ = ["MEASURES", "run"]
+
+MEASURES: Mapping[str, Callable[[Options], Coroutine[Any, Any, list[Row]]]] = {
     "memory": measure_memory,
     "components": measure_components,
     "growth": measure_growth,
     "stalled": measure_stalled,
+    "servers": measure_servers,
 }
 
 
-def run(name: str, scale: float) -> list[dict[str, Any]]:
-    """The rows of one measure; `scale` is a share of the sockets."""
+def run(name: str, options: Options) -> list[Row]:
+    """The rows of one measure."""
     quiet()
-    return asyncio.run(MEASURES[name](scale))
+    return asyncio.run(MEASURES[name](options))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import tracemalloc
-from typing import Any
 
 from wsmanager import WebSocketMiddleware
 from wsmanager.middleware import ModeName
 
 from .fakes import FRAME, App, bare, make_manager, open_sockets, scope_for, settle
+from .options import Options
+from .rows import Row, judged
 
 MODES: tuple[ModeName, ...] = ("opaque", "json", "envelope")
 
@@ -34,7 +35,7 @@ async def _bytes_per_socket(app: App, count: int, users: int) -> tuple[float, in
     return used / count, used
 
 
-async def _added_by_the_guard(mode: ModeName, count: int, without: float) -> dict[str, Any]:
+async def _added_by_the_guard(mode: ModeName, count: int, without: float) -> Row:
     manager = make_manager(count)
     guarded, _ = await _bytes_per_socket(WebSocketMiddleware(bare, manager, mode), count, count)
     await manager.aclose()
@@ -42,35 +43,27 @@ async def _added_by_the_guard(mode: ModeName, count: int, without: float) -> dic
     return {"id": "P9", "measure": f"the same, by the guard in {mode} mode", "value": added}
 
 
-async def measure_memory(scale: float) -> list[dict[str, Any]]:
-    count = int(100_000 * scale)
+async def measure_memory(options: Options) -> list[Row]:
+    count = int(100_000 * options.scale)
     without, _ = await _bytes_per_socket(bare, count, count)
     manager = make_manager(count)
     with_manager, _ = await _bytes_per_socket(manager.endpoint, count, count)
     await manager.aclose()
     added = (with_manager - without) / 1024
     guards = [await _added_by_the_guard(mode, count, without) for mode in MODES]
-    many = int(150_000 * scale)
+    many = int(150_000 * options.scale)
     manager = make_manager(many)
-    _, total = await _bytes_per_socket(manager.endpoint, many, int(100_000 * scale))
+    _, total = await _bytes_per_socket(manager.endpoint, many, int(100_000 * options.scale))
     await manager.aclose()
-    megabytes = (total - without * many) / 1e6 / scale
+    megabytes = (total - without * many) / 1e6 / options.scale
     return [
-        {
-            "id": "P9",
-            "measure": f"KiB a connection adds ({count} sockets)",
-            "value": added,
-            "floor": 1.1,
-            "target": 0.8,
-            "met": added <= 1.1,
-        },
+        judged("P9", f"KiB a connection adds ({count} sockets)", added, floor=1.1, target=0.8),
         *guards,
-        {
-            "id": "P11",
-            "measure": f"MB that {many} sockets of two thirds as many users add",
-            "value": megabytes,
-            "floor": 165,
-            "target": 120,
-            "met": megabytes <= 165,
-        },
+        judged(
+            "P11",
+            f"MB that {many} sockets of two thirds as many users add",
+            megabytes,
+            floor=165,
+            target=120,
+        ),
     ]

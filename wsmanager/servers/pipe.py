@@ -57,12 +57,25 @@ class Turn:
         last: list[bytes] = []
         joined = b""
         for pipe in due:
-            frames, pipe._frames, pipe._held = pipe._frames, None, 0
-            if not frames:
+            frames = pipe._frames or ()
+            pipe._frames, pipe._held = None, 0
+            if len(frames) == 1:
+                data = frames[0]
+            elif frames:
+                if frames != last:
+                    last, joined = frames, b"".join(frames)
+                data = joined
+            else:
                 continue
-            if frames != last:
-                last, joined = frames, frames[0] if len(frames) == 1 else b"".join(frames)
-            pipe.put(joined)
+            try:
+                pipe._transport.write(data)
+            except Exception as error:  # one that fails harms no other of the turn
+                _log_failure(error)
+
+
+def _log_failure(error: Exception) -> None:
+    """uvloop's transports raise once they are closed."""
+    log_event(logging.DEBUG, "send.failed", kind=type(error).__name__, error=error)
 
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
@@ -189,20 +202,16 @@ class Pipe:
 
     # --- one turn
 
-    def put(self, data: bytes) -> None:
-        """Give `data` to the transport. One that fails harms no other of the turn."""
-        try:
-            self._transport.write(data)
-        except Exception as error:  # uvloop's, of one that is closed
-            log_event(logging.DEBUG, "send.failed", kind=type(error).__name__, error=error)
-
     def flush(self) -> None:
         """Write now what the turn was given so far."""
         if self._frames:
             data = b"".join(self._frames)
             self._frames = []  # it stays due
             self._held = 0
-            self.put(data)
+            try:
+                self._transport.write(data)
+            except Exception as error:
+                _log_failure(error)
 
     def lose(self) -> None:
         """The connection is lost, and what was still to be written."""
