@@ -103,6 +103,20 @@ class SansIOProtocol(WebSocketsSansIOProtocol):
         self.transport.lose()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        try:
+            super().data_received(data)
+        except BaseException:
+            # The loop aborts its own transport next, and knows of no pipe.
+            self.transport.flush()
+            self.transport.shut()
+            raise
+
+    def eof_received(self) -> None:
+        # The loop closes its own transport next, which takes nothing any more.
+        self.transport.flush()
+        super().eof_received()
+
     def pause_writing(self) -> None:
         self.transport.fill()
 
@@ -136,11 +150,12 @@ class SansIOProtocol(WebSocketsSansIOProtocol):
             await pipe.room()
         if message["type"] == "websocket.send" and pipe.takes and not self.conn.debug:
             data, text = message.get("bytes"), message.get("text")
-            if data is not None:
-                pipe.write_prepared(wire_frame(data))
-            elif text is not None:
+            if data is None and isinstance(text, str):
                 pipe.write_prepared(wire_frame(text))
-            return
+                return
+            if data is not None and not isinstance(data, str):
+                pipe.write_prepared(wire_frame(data))
+                return
         await super().send(message)
         if self._is_open:
             self._opened()

@@ -19,6 +19,8 @@ __all__ = ["WebSocketProtocol"]
 _METHODS: Final = (
     "connection_lost",
     "connection_made",
+    "data_received",
+    "eof_received",
     "handle_pong",
     "pause_writing",
     "receive",

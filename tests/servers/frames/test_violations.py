@@ -138,7 +138,6 @@ def test_text_that_is_none_after_a_message_of_the_same_segment(stage: Stage) -> 
     )
 
 
-@pytest.mark.xfail(reason="ours loses what was to be written, and takes a message that goes nowhere")
 def test_text_that_is_none_and_a_close_in_one_segment(stage: Stage) -> None:
     """More than uvicorn is prepared for: its transport is aborted, after what it answered so far."""
 
