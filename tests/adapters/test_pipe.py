@@ -302,6 +302,47 @@ async def test_messages_to_many_do_not_pile_up_within_a_turn() -> None:
     assert b"".join(socket.writes) == frame("x" * 9_000) * 3
 
 
+async def test_messages_to_the_same_many_are_joined_once_for_all() -> None:
+    pairs = [make_pipe() for _ in range(3)]
+    for text in ("a", "b"):
+        Pipe.fan_out([pipe for pipe, _ in pairs], wire_frame(text))
+    await turn()
+    assert {tuple(socket.writes) for _, socket in pairs} == {(frame("a") + frame("b"),)}
+    assert len({id(socket.writes[0]) for _, socket in pairs}) == 1
+
+
+async def test_messages_to_others_of_the_same_number_are_not_mixed_up() -> None:
+    pairs = [make_pipe() for _ in range(3)]
+    pipes = [pipe for pipe, _ in pairs]
+    Pipe.fan_out(pipes[:2], wire_frame("a"))
+    Pipe.fan_out(pipes[1:], wire_frame("b"))
+    assert [pipe.buffered() for pipe in pipes] == [
+        len(frame("a")),
+        len(frame("a") + frame("b")),
+        len(frame("b")),
+    ]
+    await turn()
+    assert [socket.writes for _, socket in pairs] == [[frame("a")], [frame("a") + frame("b")], [frame("b")]]
+
+
+async def test_one_of_many_that_ends_takes_nothing_from_the_others() -> None:
+    pairs = [make_pipe() for _ in range(4)]
+    Pipe.fan_out([pipe for pipe, _ in pairs], wire_frame("a"))
+    pairs[1][0].abort()
+    pairs[2][0].close()
+    pairs[3][1].is_lost = True
+    await turn()
+    assert [socket.writes for _, socket in pairs] == [[frame("a")], [], [frame("a")], []]
+
+
+async def test_what_is_for_many_is_written_though_some_have_gone() -> None:
+    pairs = [make_pipe() for _ in range(3)]
+    pairs[0][1].is_lost = True
+    Pipe.fan_out([pipe for pipe, _ in pairs], wire_frame("a"))
+    await turn()
+    assert [socket.writes for _, socket in pairs] == [[], [frame("a")], [frame("a")]]
+
+
 async def test_whoever_listens_is_told_whenever_it_takes_messages_or_no_longer() -> None:
     pipe, socket = make_pipe()
     socket.takes_all = False

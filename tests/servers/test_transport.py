@@ -88,6 +88,8 @@ def test_a_broadcast_is_compressed_once_for_everybody(compressions: list[int]) -
             await manager.broadcast(NEWS)
             assert [json.loads(await client.recv()) for client in five] == [NEWS] * 5
             assert compressions == [-12]
+            (agreed,) = five[0].protocol.extensions
+            assert "remote_no_context_takeover=True" in repr(agreed)
             await manager.aclose()
 
     asyncio.run(main())

@@ -18,15 +18,21 @@ _GONE: Final = "the peer is gone"
 
 
 class Turn:
-    """The pipes of one loop that were written into since its last turn: one callback writes for all."""
+    """The pipes of one loop that were written into since its last turn: one callback writes for all.
 
-    __slots__ = ("_due", "_fanned_out", "_loop")
+    Messages to the same many are kept once for all of them, as long as nothing else is written.
+    """
+
+    __slots__ = ("_due", "_loop", "_size", "_to_all", "wide")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._due: list[Pipe] = []
-        self._fanned_out = 0
-        """Bytes that were written into many pipes at once: no pipe holds more of those."""
+        self.wide: Sequence[Pipe] = ()
+        """Those that get `_to_all`, and nothing else so far."""
+        self._to_all: list[WireFrame] = []
+        self._size = 0
+        """Bytes that were written to many at once: no pipe holds more of those."""
 
     def add(self, pipe: Pipe) -> None:
         """`pipe` has something to write at the end."""
@@ -36,8 +42,25 @@ class Turn:
 
     def fan_out(self, pipes: Sequence[Pipe], frame: WireFrame) -> None:
         """Write one message into pipes that take it."""
-        if not self._due:
+        if not self.wide and not self._due:
             self._loop.call_soon(self.end)
+            self.wide = pipes
+        if pipes == self.wide:
+            self._to_all.append(frame)
+        else:
+            self.spread()
+            self._give(pipes, frame)
+        self._size += len(frame.plain)
+        if self._size > Pipe.high_water:
+            self.end()
+
+    def spread(self) -> None:
+        """Give each pipe what all were given: one of them is about to get something else."""
+        pipes, frames, self.wide, self._to_all = self.wide, self._to_all, (), []
+        for frame in frames:
+            self._give(pipes, frame)
+
+    def _give(self, pipes: Sequence[Pipe], frame: WireFrame) -> None:
         due, plain = self._due, frame.plain
         for pipe in pipes:
             data = frame.deflated(pipe.window) if pipe.window else plain
@@ -47,13 +70,12 @@ class Turn:
                 due.append(pipe)
             else:
                 frames.append(data)
-        self._fanned_out += len(plain)
-        if self._fanned_out > Pipe.high_water:
-            self.end()
 
     def end(self) -> None:
-        """Write what was given: equal batches, as a broadcast makes them, are joined once."""
-        due, self._due, self._fanned_out = self._due, [], 0
+        """Write what was given: equal batches are joined once."""
+        due, self._due, self._size = self._due, [], 0
+        if self.wide:
+            self._write_to_all()
         last: list[bytes] = []
         joined = b""
         for pipe in due:
@@ -70,6 +92,18 @@ class Turn:
             try:
                 pipe._transport.write(data)
             except Exception as error:  # one that fails harms no other of the turn
+                _log_failure(error)
+
+    def _write_to_all(self) -> None:
+        pipes, frames, self.wide, self._to_all = self.wide, self._to_all, (), []
+        window, data = -1, b""
+        for pipe in pipes:
+            if pipe.window != window:
+                window = pipe.window
+                data = b"".join([frame.deflated(window) if window else frame.plain for frame in frames])
+            try:
+                pipe._transport.write(data)
+            except Exception as error:
                 _log_failure(error)
 
 
@@ -204,6 +238,8 @@ class Pipe:
 
     def flush(self) -> None:
         """Write now what the turn was given so far."""
+        if self._turn.wide:
+            self._turn.spread()
         if self._frames:
             data = b"".join(self._frames)
             self._frames = []  # it stays due
@@ -215,6 +251,8 @@ class Pipe:
 
     def lose(self) -> None:
         """The connection is lost, and what was still to be written."""
+        if self._turn.wide:
+            self._turn.spread()
         if self._frames:
             self._frames = []
         self._held = 0
@@ -225,6 +263,8 @@ class Pipe:
     def write(self, data: bytes) -> None:
         if not data:
             return
+        if self._turn.wide:
+            self._turn.spread()
         if self._frames is None:
             self._frames = [data]
             self._turn.add(self)
@@ -247,6 +287,8 @@ class Pipe:
 
     def get_write_buffer_size(self) -> int:
         """Bytes that are still to be written."""
+        if self._turn.wide:
+            self._turn.spread()
         return sum(map(len, self._frames or ())) + self._transport.get_write_buffer_size()
 
     buffered = get_write_buffer_size
