@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.websockets import auto, websockets_sansio_impl
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.protocol import Protocol
 
 from wsmanager import Connection, ConnectionManager, MessagePriority, WebSocketConfig
 from wsmanager.servers.uvicorn import WebSocketProtocol
@@ -260,6 +261,16 @@ def test_where_its_state_has_another_name_too(
     monkeypatch.setattr(websockets_sansio_impl, "WebSocketsSansIOProtocol", Renamed)
     assert _chosen(monkeypatch) is auto.AutoWebSocketsProtocol
     assert "queue" in caplog.text
+
+
+def test_where_websockets_has_changed_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def changed(self: Protocol) -> None: ...
+
+    monkeypatch.setattr(Protocol, "__init__", changed)
+    assert _chosen(monkeypatch) is auto.AutoWebSocketsProtocol
+    assert "parser" in caplog.text
 
 
 def test_where_uvicorn_has_none_at_all_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

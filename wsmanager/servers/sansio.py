@@ -10,9 +10,14 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import Frame
 
-from ..framing import wire_frame
+from ..framing import BINARY, TEXT, wire_frame
 from ..wire import EXTENSION
 from .pipe import Pipe
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:
+    from websockets.utils import apply_mask
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -20,6 +25,11 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
 __all__ = ["SansIOProtocol"]
+
+_HEAD: Final = 6
+"""Bytes before the payload of a short frame, the mask included."""
+_MASKED: Final = 0x80
+_LONGER: Final = 126
 
 # As uvicorn's, but each message by itself: so a broadcast is compressed once for everybody, and no connection
 # keeps the 32 KiB of a compressor.
@@ -31,6 +41,34 @@ _EXTENSIONS: Final = [
         compress_settings={"memLevel": 5},
     )
 ]
+
+
+# The parser and those it waits in, while it waits for the first byte of a message.
+_BETWEEN_FRAMES: Final = ("parse", "parse", "at_eof")
+
+
+def _names_of(parser: Any) -> tuple[str, ...]:
+    """A suspended generator and those that it delegates to."""
+    names: list[str] = []
+    while parser is not None:
+        names.append(getattr(parser, "__name__", ""))
+        parser = getattr(parser, "gi_yieldfrom", None)
+    return tuple(names)
+
+
+def _message_in(data: bytes, limit: int) -> bytes | None:
+    """The payload where `data` is one whole message: a masked frame of less than 64 KiB, not compressed."""
+    if len(data) < _HEAD or (data[0] != TEXT and data[0] != BINARY):
+        return None
+    size, start = data[1] - _MASKED, _HEAD
+    if size == _LONGER:
+        size, start = (data[2] << 8) + data[3], _HEAD + 2
+        is_whole = size >= _LONGER
+    else:
+        is_whole = size < _LONGER  # beyond that, the length is still to come
+    if not is_whole or len(data) != start + size or size > limit:
+        return None
+    return apply_mask(data[start:], data[start - 4 : start])
 
 
 def _always() -> asyncio.Event:
@@ -91,6 +129,8 @@ class SansIOProtocol(WebSocketsSansIOProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.queue = cast("asyncio.Queue[ASGIReceiveEvent]", _Inbox())
         self.writable = _WRITABLE
+        # Known until the parser gets something; None for not known.
+        self._is_between_frames: bool | None = None
         if self.conn.available_extensions:
             self.conn.available_extensions = _EXTENSIONS
 
@@ -104,13 +144,28 @@ class SansIOProtocol(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        payload = _message_in(data, self.config.ws_max_size)
         try:
-            super().data_received(data)
+            if payload is None or not self._may_pass_by_parser():
+                self._is_between_frames = None
+                super().data_received(data)
+            else:
+                self.curr_msg_data_type = "text" if data[0] == TEXT else "bytes"
+                self.frames = [payload]
+                self.send_receive_event_to_app()
         except BaseException:
             # The loop aborts its own transport next, and knows of no pipe.
             self.transport.flush()
             self.transport.shut()
             raise
+
+    def _may_pass_by_parser(self) -> bool:
+        """Whether the parser would make of a whole message nothing but that."""
+        if self._is_between_frames is None:
+            conn = self.conn
+            waits = _names_of(conn.parser) == _BETWEEN_FRAMES and conn.current_size is None
+            self._is_between_frames = waits and self.handshake_complete and not conn.debug
+        return self._is_between_frames and not self.close_sent
 
     def eof_received(self) -> None:
         # The loop closes its own transport next, which takes nothing any more.

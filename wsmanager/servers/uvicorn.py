@@ -31,8 +31,11 @@ _METHODS: Final = (
 )
 _ATTRIBUTES: Final = (
     "close_sent",
+    "config",
     "conn",
+    "curr_msg_data_type",
     "disconnected",
+    "frames",
     "handshake_complete",
     "last_ping_rtt",
     "loop",
@@ -42,14 +45,19 @@ _ATTRIBUTES: Final = (
     "transport",
     "writable",
 )
+# The same of websockets' own.
+_OF_CONN: Final = ("current_size", "debug", "extensions", "parser")
 
 
 def _choose() -> type[asyncio.Protocol]:
     """Our own protocol, or uvicorn's where that is built otherwise than ours expects."""
     try:
         from uvicorn.protocols.websockets import websockets_sansio_impl as implementation
+        from websockets.protocol import Protocol
+        from websockets.server import ServerProtocol
 
         moved = _moved(getattr(implementation, "WebSocketsSansIOProtocol", None))
+        moved += _missing(_OF_CONN, Protocol) + _missing(("available_extensions",), ServerProtocol)
         if not moved:
             from .sansio import SansIOProtocol
 
@@ -72,10 +80,13 @@ def _moved(base: Any) -> list[str]:
     """What is missing in uvicorn's class."""
     if base is None:
         return ["WebSocketsSansIOProtocol"]
-    kept = base.__init__.__code__.co_names
-    return [name for name in _METHODS if not callable(getattr(base, name, None))] + [
-        name for name in _ATTRIBUTES if name not in kept
-    ]
+    methods = [name for name in _METHODS if not callable(getattr(base, name, None))]
+    return methods + _missing(_ATTRIBUTES, base)
+
+
+def _missing(names: tuple[str, ...], made: Any) -> list[str]:
+    """Which of `names` the `__init__` of a class does not set."""
+    return [name for name in names if name not in made.__init__.__code__.co_names]
 
 
 WebSocketProtocol = _choose()

@@ -93,6 +93,39 @@ def test_a_segment_may_end_within_a_frame(stage: Stage) -> None:
     assert played.wire == said(TEXT, b"first") + said(TEXT, b"second") + said(TEXT, b"third") + CLOSED
 
 
+@pytest.mark.parametrize("size", [1, 100, 125, 126, 127, 300, 65_535, 65_536, 70_000])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_a_part_of_a_frame_may_look_like_a_whole_one(stage: Stage, opcode: int, size: int) -> None:
+    """In a segment that is as long as it would be for each smaller form of the length."""
+    payload = b"x" * size
+    frame = to_server(opcode, payload)
+    cuts = sorted({cut for cut in (5, 6, 7, 6 + (frame[1] & 127), 8 + (frame[1] & 127), 8 + size, 14) if cut})
+
+    async def script(line: Line) -> None:
+        await line.shake_hands()
+        for cut in cuts:
+            await line.put(to_server(TEXT, b"before"))
+            await line.put(frame[:cut])
+            await line.put(frame[cut:])
+        assert await line.hear(2 * len(cuts))
+        await line.put(CLOSING)
+
+    played = stage.play(script, echo)
+    assert played.wire == (said(TEXT, b"before") + said(opcode, payload)) * len(cuts) + CLOSED
+
+
+def test_a_length_may_be_longer_than_it_need_be(stage: Stage) -> None:
+    async def script(line: Line) -> None:
+        await line.shake_hands()
+        mask = b"\x01\x02\x03\x04"
+        await line.put(bytes([0x81, 0xFE, 0, 1]) + mask + b"`")
+        await line.put(bytes([0x81, 0xFF, 0, 0, 0, 0, 0, 0, 0, 1]) + mask + b"`")
+        await line.put(CLOSING)
+
+    played = stage.play(script, echo)
+    assert played.end == "FIN"
+
+
 def test_what_comes_along_with_the_handshake_request_is_lost(stage: Stage) -> None:
     """By uvicorn's HTTP protocol, before either of these protocols is made."""
 
