@@ -64,7 +64,10 @@ def _choose() -> type[asyncio.Protocol]:
             return SansIOProtocol
     except ImportError as error:
         moved = [str(error)]
-    meaning = "uvicorn's own WebSocket protocol serves instead: all works, and fans out slower"
+    meaning = (
+        "uvicorn's own WebSocket protocol serves instead: all works, and fans out slower; "
+        "wsmanager's is for uvicorn 0.52.1 and websockets 16 or newer, as far as they are built alike"
+    )
     log_event(
         logging.WARNING, "server.moved", server="uvicorn", version=__version__, missing=moved, meaning=meaning
     )
