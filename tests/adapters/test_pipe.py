@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -408,6 +410,18 @@ async def test_who_waits_is_told_of_the_end() -> None:
 async def test_it_is_a_transport_in_everything_else() -> None:
     pipe, _ = make_pipe()
     assert pipe.get_extra_info("peername") == "the peername"
+
+
+def test_a_loop_that_is_over_leaves_nothing_behind() -> None:
+    async def main() -> weakref.ref[asyncio.AbstractEventLoop]:
+        pipe, _ = make_pipe()
+        pipe.write_prepared(wire_frame("a"))
+        await turn()
+        return weakref.ref(asyncio.get_running_loop())
+
+    loop = asyncio.run(main())
+    gc.collect()
+    assert loop() is None
 
 
 # --- laws

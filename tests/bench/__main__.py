@@ -1,7 +1,7 @@
 """Benchmarks: what a connection and a message cost, and how that compares.
 
-``memory``, ``components`` and ``growth`` run on fake sockets, ``stalled`` and ``servers`` on real ones.
-``servers`` drives each contestant for each workload in turn, which takes some minutes a run. Without a
+``memory``, ``components``, ``growth`` and ``stack`` run on fake sockets, ``stalled`` and ``servers`` on real
+ones. ``servers`` drives each contestant for each workload in turn, which takes some minutes a run. Without a
 measure: all of these. ``instructions`` counts them with callgrind, compares them to the baseline beside it,
 and is not among all. ``page`` measures nothing: it writes page and plot of the figures that are kept.
 

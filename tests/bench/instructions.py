@@ -25,7 +25,7 @@ from typing import Final
 import msgspec
 
 from .callgrind import count
-from .script import DELIVERY, ECHO, GUARDED, YARDSTICK
+from .script import DELIVERY, DIRECT, ECHO, GUARDED, YARDSTICK
 
 __all__ = ["Build", "changes", "like", "main", "verdict"]
 
@@ -34,7 +34,12 @@ Counts = Mapping[str, int]
 
 BASELINE: Final = Path(__file__).with_suffix(".json")
 COMMAND: Final = "python -m tests.bench instructions --update"
-BARE: Final[Mapping[str, str]] = {ECHO: "bare echo", GUARDED: "bare echo", DELIVERY: "bare send"}
+BARE: Final[Mapping[str, str]] = {
+    ECHO: "bare echo",
+    GUARDED: "bare echo",
+    DELIVERY: "bare send",
+    DIRECT: "bare send",
+}
 """What is compared, and what it costs without the package."""
 TOLERANCE: Final = 0.05
 _ALIKE: Final = 0.02  # yardsticks of one build
@@ -134,7 +139,7 @@ def _parts(whole: str, counts: Counts) -> dict[str, int]:
         return {}
     head = f"{whole}: "
     parts = {name.removeprefix(head): cost for name, cost in counts.items() if name.startswith(head)}
-    if whole != DELIVERY:
+    if whole in (ECHO, GUARDED):
         parts["the event, as in a bare echo"] = counts["bare echo"] - counts["bare send"]
     parts = dict(sorted(parts.items(), key=lambda item: -item[1]))
     return {**parts, "what is between them": counts[whole] - sum(parts.values())}

@@ -13,6 +13,7 @@ from .memory import measure_memory
 from .options import Options
 from .race import measure_servers
 from .rows import Row
+from .stack import measure_stack
 from .stalled import measure_stalled
 
 __all__ = ["MEASURES", "run"]
@@ -21,6 +22,7 @@ MEASURES: Mapping[str, Callable[[Options], Coroutine[Any, Any, list[Row]]]] = {
     "memory": measure_memory,
     "components": measure_components,
     "growth": measure_growth,
+    "stack": measure_stack,
     "stalled": measure_stalled,
     "servers": measure_servers,
 }

@@ -18,7 +18,9 @@ from wsmanager import ConnectionManager, InboundMessage, JWTAuth, WebSocketMiddl
 from wsmanager.codecs import decode_json
 from wsmanager.guard import GuardedSocket
 from wsmanager.outbound import prepare_own
+from wsmanager.servers.pipe import Pipe
 from wsmanager.testing import FakeSocket, VirtualTimeLoop
+from wsmanager.wire import EXTENSION
 
 from .counter import Counter
 from .fakes import FRAME, SECRET, App, bare, make_manager, open_sockets, quiet, scope_for, settle
@@ -32,6 +34,7 @@ EMPTY: Final = "an empty call"
 ECHO: Final = "echo, endpoint"
 GUARDED: Final = "echo, guard in json mode"
 DELIVERY: Final = "delivery of a broadcast"
+DIRECT: Final = "the same past ASGI"
 
 # What a run costs once, for its first turn of the loop, is in both counts and not in their difference.
 FEW: Final = 250
@@ -85,6 +88,7 @@ class Script:
         await self._add_echo(GUARDED, WebSocketMiddleware(bare, manager, "json"))
         self._add_parts(GUARDED, _parts_of_guarded(manager))
         await self._add_deliveries()
+        await self._add_direct_deliveries()
 
     def _add_parts(self, whole: str, parts: dict[str, Callable[[], object]]) -> None:
         self.runs |= {f"{whole}: {part}": partial(_repeat, act) for part, act in parts.items()}
@@ -115,6 +119,36 @@ class Script:
         conn = manager.connections()[0]
         prepared = prepare_own(MESSAGE, conn.codec)
         self._add_parts(DELIVERY, {"push, with the server's send": partial(conn.push, prepared)})
+
+    async def _add_direct_deliveries(self) -> None:
+        manager = _manager(_SUBSCRIBERS)
+        scopes = [scope_for(number, _SUBSCRIBERS) for number in range(_SUBSCRIBERS)]
+        for scope in scopes:
+            socket, pipe = FakeSocket(scope), Pipe(Nowhere(), asyncio.get_running_loop())
+            pipe.open()
+            scope["extensions"] = {EXTENSION: {"transport": pipe, "send": socket.send}}
+            self._tasks.append(asyncio.ensure_future(manager.endpoint(scope, socket.receive, socket.send)))
+        await settle()
+
+        async def broadcast(count: int) -> None:
+            for _ in range(count // _SUBSCRIBERS):
+                assert (await manager.broadcast(MESSAGE)).sent == _SUBSCRIBERS
+                await asyncio.sleep(0)  # the end of the turn, in which it is written
+
+        self.runs[DIRECT] = broadcast
+
+
+class Nowhere(asyncio.Transport):
+    """Takes everything at once."""
+
+    def write(self, data: object) -> None:
+        pass
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
 
 def _manager(sockets: int) -> ConnectionManager:

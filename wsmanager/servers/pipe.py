@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 from ..framing import WireFrame
 from ..logs import log_event
@@ -23,7 +23,7 @@ class Turn:
     Messages to the same many are kept once for all of them, as long as nothing else is written.
     """
 
-    __slots__ = ("_due", "_loop", "_size", "_to_all", "wide")
+    __slots__ = ("__weakref__", "_due", "_loop", "_size", "_to_all", "wide")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -112,7 +112,8 @@ def _log_failure(error: Exception) -> None:
     log_event(logging.DEBUG, "send.failed", kind=type(error).__name__, error=error)
 
 
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
+# Each lives as long as a pipe has it.
+_turns: WeakValueDictionary[asyncio.AbstractEventLoop, Turn] = WeakValueDictionary()
 
 
 def _turn_of(loop: asyncio.AbstractEventLoop) -> Turn:
