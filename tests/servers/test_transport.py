@@ -280,6 +280,12 @@ def test_where_uvicorn_has_none_at_all_it_says_what_to_install(monkeypatch: pyte
         _chosen(monkeypatch)
 
 
+def test_without_uvicorn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ImportError, match=r"pip install 'wsmanager\[uvicorn\]'"):
+        _chosen(monkeypatch)
+
+
 def _chosen(monkeypatch: pytest.MonkeyPatch) -> Any:
     """What an import for the first time would choose."""
     monkeypatch.delitem(sys.modules, "wsmanager.servers.uvicorn")

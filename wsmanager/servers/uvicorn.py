@@ -9,9 +9,12 @@ import asyncio
 import logging
 from typing import Any, Final
 
-from uvicorn import __version__
-
 from ..logs import log_event
+
+try:
+    from uvicorn import __version__
+except ImportError as error:
+    raise ImportError("uvicorn is not installed: pip install 'wsmanager[uvicorn]'") from error
 
 __all__ = ["WebSocketProtocol"]
 
