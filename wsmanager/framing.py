@@ -57,11 +57,12 @@ class WireFrame(msgspec.Struct, gc=False):
         if len(self.payload) < _WORTH_COMPRESSING:
             return self.plain
         if window != self._window:
-            self._deflated = min(self._compress(window), self.plain, key=len)
+            self._deflated = min(self.compressed(window), self.plain, key=len)
             self._window = window
         return self._deflated
 
-    def _compress(self, window: int) -> bytes:
+    def compressed(self, window: int) -> bytes:
+        """Compressed, whether that pays or not."""
         # memLevel 5 as servers do: as fast, and half of the memory.
         encoder = zlib.compressobj(wbits=-window, memLevel=5)
         data = encoder.compress(self.payload) + encoder.flush(zlib.Z_SYNC_FLUSH)

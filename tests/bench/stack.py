@@ -7,8 +7,11 @@ figures are steadier than those of real sockets.
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
-from collections.abc import Callable
+import timeit
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,15 +20,18 @@ from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
+from wsmanager.framing import wire_frame
 from wsmanager.servers.uvicorn import WebSocketProtocol
 
 from .fakes import FRAME, App, make_manager, token_for
+from .growth import MESSAGE
 from .options import Options
 from .rows import Row
 
 __all__ = ["measure_stack"]
 
 SOCKETS = 50
+SUBSCRIBERS = 1_000
 _HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: testserver\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
@@ -67,15 +73,15 @@ class Nowhere(asyncio.Transport):
 
 
 class Served:
-    """An application on so many sockets of one protocol, and the least that an echo took."""
+    """An application on so many sockets of one protocol, and the least that a message took."""
 
-    def __init__(self, app: App, protocol: Callable[..., Any]) -> None:
+    def __init__(self, app: App, protocol: Callable[..., Any], sockets: int = SOCKETS) -> None:
         config = Config(app, ws_per_message_deflate=False, ws_ping_interval=None, log_level="critical")
         config.load()
         state = ServerState()
         self.best = float("inf")
         self._sockets: list[tuple[Any, Nowhere]] = []
-        for number in range(SOCKETS):
+        for number in range(sockets):
             socket, transport = protocol(config, state, {}), Nowhere()
             socket.connection_made(transport)
             socket.data_received(_HANDSHAKE % token_for(f"user-{number}"))
@@ -89,6 +95,15 @@ class Served:
         while self._writes() < expected:  # noqa: ASYNC110 - turns of the loop are what is measured
             await asyncio.sleep(0)
         self.best = min(self.best, (time.perf_counter() - started) / SOCKETS)
+
+    async def deliver(self, broadcast: Callable[[], Coroutine[Any, Any, object]], *, messages: int) -> None:
+        """So many broadcasts in one turn of the loop, down to what the transports are given."""
+        started = time.perf_counter()
+        for _ in range(messages):
+            await broadcast()
+        await asyncio.sleep(0)
+        elapsed = time.perf_counter() - started
+        self.best = min(self.best, elapsed / (messages * len(self._sockets)))
 
     def _writes(self) -> int:
         return sum(transport.writes for _, transport in self._sockets)
@@ -124,7 +139,51 @@ async def echo_json(websocket: WebSocket) -> None:
         await websocket.send_json({"type": "reply", "re": message["id"], "data": message["data"]})
 
 
+class BareFanOut:
+    """A loop of sends over everybody."""
+
+    def __init__(self) -> None:
+        self._sends: list[Any] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        self._sends.append(send)
+        await receive()
+
+    async def broadcast(self) -> None:
+        event = {"type": "websocket.send", "text": _encode(MESSAGE).decode()}
+        for send in self._sends:
+            await send(event)
+
+
 async def measure_stack(options: Options) -> list[Row]:
+    return await _echoes(options) + await _deliveries(options) + _compressions()
+
+
+async def _deliveries(options: Options) -> list[Row]:
+    loop, plain, direct = BareFanOut(), make_manager(SUBSCRIBERS), make_manager(SUBSCRIBERS)
+    served = {
+        "bare": Served(loop, WebSocketsSansIOProtocol, SUBSCRIBERS),
+        "wsmanager": Served(plain.endpoint, WebSocketsSansIOProtocol, SUBSCRIBERS),
+        "wsmanager, own transport": Served(direct.endpoint, WebSocketProtocol, SUBSCRIBERS),
+    }
+    burst = copy.copy(served["wsmanager, own transport"])  # the same sockets, and a best of its own
+    for _ in range(20):
+        await asyncio.sleep(0)
+    for _ in range(int(100 * options.scale)):
+        await served["bare"].deliver(loop.broadcast, messages=1)
+        await served["wsmanager"].deliver(lambda: plain.broadcast(MESSAGE), messages=1)
+        await served["wsmanager, own transport"].deliver(lambda: direct.broadcast(MESSAGE), messages=1)
+        await burst.deliver(lambda: direct.broadcast(MESSAGE), messages=10)
+    for each in served.values():
+        await each.close()
+    await plain.aclose()
+    await direct.aclose()
+    return _rows("P4", "a delivery", served | {"the same, ten in a turn": burst})
+
+
+async def _echoes(options: Options) -> list[Row]:
     manager = make_manager(2 * SOCKETS)
     served = {
         "bare": Served(bare, WebSocketsSansIOProtocol),
@@ -141,11 +200,28 @@ async def measure_stack(options: Options) -> list[Row]:
     for each in served.values():
         await each.close()
     await manager.aclose()
+    return _rows("P1", "an echo", served)
+
+
+def _compressions() -> list[Row]:
+    """What it costs and saves to compress a list of JSON objects by itself."""
+    rows: list[Row] = []
+    for count in (5, 20, 80):
+        items = [{"id": 7_919 * n % 10_000, "name": "alpha", "ok": n % 2 == 0} for n in range(count)]
+        message = wire_frame(_encode({"type": "list", "data": items}).decode())
+        cost = min(timeit.repeat(partial(message.compressed, 12), number=200, repeat=9)) / 200
+        size, deflated = len(message.plain), len(message.deflated(12))
+        measure = f"permessage-deflate: {size} bytes to {deflated}, in {cost * 1e6:.1f} µs"
+        rows.append({"id": "P4", "measure": measure, "value": deflated / size})
+    return rows
+
+
+def _rows(id: str, what: str, served: Mapping[str, Served]) -> list[Row]:
     unit = served["bare"].best
     return [
         {
-            "id": "P1",
-            "measure": f"computed for an echo / bare, {name} ({each.best * 1e6:.1f} µs)",
+            "id": id,
+            "measure": f"computed for {what} / bare, {name} ({each.best * 1e6:.2f} µs)",
             "value": each.best / unit,
         }
         for name, each in served.items()
