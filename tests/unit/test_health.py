@@ -318,3 +318,14 @@ class TestTermination:
                         latency_ms=3_000.0 if step == "slow" else None, error=step == "fault", now=now
                     )
                 assert monitor.should_terminate() == (answers[-3:] == [HealthStatus.UNHEALTHY] * 3)
+
+
+def test_most_frames_are_heard_as_they_are_recorded() -> None:
+    heard, recorded = ConnectionHealthMonitor(now=0.0), ConnectionHealthMonitor(now=0.0)
+    for monitor in (heard, recorded):
+        monitor.record_error()
+    for now in range(1, 20):
+        heard.heard(float(now))
+        recorded.record_message(now=float(now))
+    assert heard.sample(25.0) == recorded.sample(25.0)
+    assert heard.last_active == 19.0
