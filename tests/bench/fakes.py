@@ -73,6 +73,19 @@ def scope_for(number: int, users: int) -> dict[str, Any]:
     }
 
 
+class Nowhere(asyncio.Transport):
+    """A transport whose peer takes everything at once."""
+
+    def write(self, data: object) -> None:
+        pass
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
 async def bare(scope: Any, receive: Any, send: Any) -> None:
     """What an application without any library does."""
     await receive()

@@ -23,7 +23,7 @@ from wsmanager.testing import FakeSocket, VirtualTimeLoop
 from wsmanager.wire import EXTENSION
 
 from .counter import Counter
-from .fakes import FRAME, SECRET, App, bare, make_manager, open_sockets, quiet, scope_for, settle
+from .fakes import FRAME, SECRET, App, Nowhere, bare, make_manager, open_sockets, quiet, scope_for, settle
 from .growth import MESSAGE
 
 Run = Callable[[int], Awaitable[None]]
@@ -136,19 +136,6 @@ class Script:
                 await asyncio.sleep(0)  # the end of the turn, in which it is written
 
         self.runs[DIRECT] = broadcast
-
-
-class Nowhere(asyncio.Transport):
-    """Takes everything at once."""
-
-    def write(self, data: object) -> None:
-        pass
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def get_write_buffer_size(self) -> int:
-        return 0
 
 
 def _manager(sockets: int) -> ConnectionManager:

@@ -23,7 +23,7 @@ from uvicorn.server import ServerState
 from wsmanager.framing import wire_frame
 from wsmanager.servers.uvicorn import WebSocketProtocol
 
-from .fakes import FRAME, App, make_manager, token_for
+from .fakes import FRAME, App, Nowhere, make_manager, token_for
 from .growth import MESSAGE
 from .options import Options
 from .rows import Row
@@ -40,8 +40,8 @@ _HANDSHAKE = (
 _ECHO = bytes([0x81, 0x80 | len(FRAME)]) + bytes(4) + FRAME.encode()
 
 
-class Nowhere(asyncio.Transport):
-    """Counts what is written."""
+class Counted(Nowhere):
+    """All that uvicorn asks of a transport. It counts what is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,12 +52,6 @@ class Nowhere(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ("127.0.0.1", 50_000) if name in ("peername", "sockname") else default
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def get_write_buffer_size(self) -> int:
-        return 0
 
     def is_closing(self) -> bool:
         return False
@@ -80,9 +74,9 @@ class Served:
         config.load()
         state = ServerState()
         self.best = float("inf")
-        self._sockets: list[tuple[Any, Nowhere]] = []
+        self._sockets: list[tuple[Any, Counted]] = []
         for number in range(sockets):
-            socket, transport = protocol(config, state, {}), Nowhere()
+            socket, transport = protocol(config, state, {}), Counted()
             socket.connection_made(transport)
             socket.data_received(_HANDSHAKE % token_for(f"user-{number}"))
             self._sockets.append((socket, transport))

@@ -19,6 +19,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.protocol import Protocol
 
 from wsmanager import Connection, ConnectionManager, MessagePriority, WebSocketConfig
+from wsmanager.servers.pipe import Pipe
+from wsmanager.servers.sansio import SansIOProtocol
 from wsmanager.servers.uvicorn import WebSocketProtocol
 
 from .raw import RawClient
@@ -174,6 +176,33 @@ def test_while_a_peer_stalls_what_matters_overtakes_what_waits() -> None:
             await manager.aclose()
 
     asyncio.run(main())
+
+
+def test_how_much_may_wait_in_the_server_is_a_setting() -> None:
+    class Deep(Pipe):
+        high_water = 1_000_000
+        low_water = 500_000
+
+    class Deeper(SansIOProtocol):
+        pipe = Deep
+
+    async def held(protocol: Any) -> int:
+        manager = make_manager(queue_max_bytes=100_000_000)
+        async with serving(manager.endpoint, protocol) as url:
+            peer = await RawClient.dial(url)
+            (conn,) = manager.connections()
+            while not conn.congested:
+                await manager.broadcast({"type": "filler", "data": "x" * 10_000})
+                await asyncio.sleep(0)
+            wire = conn.wire()
+            assert wire is not None
+            size = wire.get_write_buffer_size()
+            peer.drop()
+            await manager.aclose()
+        return size
+
+    assert asyncio.run(held(SansIOProtocol)) < 60_000
+    assert asyncio.run(held(Deeper)) > 900_000
 
 
 def test_what_two_tasks_send_arrives_whole_whatever_the_peer_does() -> None:

@@ -117,6 +117,8 @@ class SansIOProtocol(WebSocketsSansIOProtocol):
     """Announces the extension `wsmanager.wire.EXTENSION`, and writes once per turn of the loop. To any other
     application it is uvicorn's own."""
 
+    pipe: type[Pipe] = Pipe
+    """Another has other water marks."""
     transport: Pipe  # type: ignore[assignment]  # which has all of a transport that uvicorn uses
 
     def __init__(
@@ -137,7 +139,7 @@ class SansIOProtocol(WebSocketsSansIOProtocol):
     # --- the transport
 
     def connection_made(self, transport: BaseTransport) -> None:
-        super().connection_made(cast("Transport", Pipe(cast("Transport", transport), self.loop)))
+        super().connection_made(cast("Transport", self.pipe(cast("Transport", transport), self.loop)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport.lose()
