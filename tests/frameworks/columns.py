@@ -24,16 +24,17 @@ class Framework(NamedTuple):
     """Puts the middleware around it."""
     managed: Callable[[ConnectionManager, Use], Any]
     """The one with the manager in it."""
-    told: str = "OSError"
+    told: tuple[str, ...] = ("OSError",)
     """What it makes of a send to a client that is gone."""
 
 
 FRAMEWORKS = (
     Framework("bare ASGI", apps.bare, apps.wrap, managed.bare),
-    Framework("Starlette", apps.starlette, apps.add_middleware, managed.starlette, "WebSocketDisconnect"),
-    Framework("FastAPI", apps.fastapi, apps.add_middleware, managed.fastapi, "WebSocketDisconnect"),
+    Framework("Starlette", apps.starlette, apps.add_middleware, managed.starlette, ("WebSocketDisconnect",)),
+    Framework("FastAPI", apps.fastapi, apps.add_middleware, managed.fastapi, ("WebSocketDisconnect",)),
     Framework("Litestar", apps.litestar, apps.wrap, managed.litestar),
-    Framework("Quart", apps.quart, apps.guard_quart, managed.quart, "CancelledError"),
+    # It cancels who serves the socket once it hears of the end, unless a send has failed before.
+    Framework("Quart", apps.quart, apps.guard_quart, managed.quart, ("CancelledError", "OSError")),
     Framework("Falcon", apps.falcon, apps.wrap, managed.falcon),
     Framework("Channels", apps.channels, apps.wrap, managed.channels),
     Framework("Django", lambda _: apps.django(), apps.wrap, managed.django),
