@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["ROOT", "Running", "running"]
+__all__ = ["ROOT", "Running", "free_port", "running"]
 
 ROOT = Path(__file__).parents[1]
 STARTED = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
@@ -52,6 +53,14 @@ class Running:
         self.log += self.process.stdout.readlines()
         assert self.process.wait(20) in (0, -15)
         assert "Traceback" not in "".join(self.log), "".join(self.log)
+
+
+def free_port() -> int:
+    """One that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextlib.contextmanager

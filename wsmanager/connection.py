@@ -214,6 +214,7 @@ class Connection:
 
     def answer(self, message: Any) -> Pushed:
         """Push a message of the manager's own. Raises `EncodeError`, and nothing else."""
+        # As `is_spoken_to`, without the call: every reply comes this way.
         if self.guard is not None and not self.guard.speaks:
             return Pushed.UNSUPPORTED
         return self.push(prepare_own(message, self.codec))

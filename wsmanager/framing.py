@@ -33,9 +33,7 @@ def frame_bytes(first: int, payload: bytes) -> bytes:
     """A whole message in one frame that begins with the byte `first`."""
     size = len(payload)
     if size < _SHORT:
-        return (
-            _SHORT_HEADS[first][size] + payload if first in _SHORT_HEADS else bytes((first, size)) + payload
-        )
+        return _SHORT_HEADS[first][size] + payload
     if size < _MEDIUM:
         return b"%c~%b%b" % (first, size.to_bytes(2, "big"), payload)
     return b"%c\x7f%b%b" % (first, size.to_bytes(8, "big"), payload)

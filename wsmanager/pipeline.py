@@ -121,6 +121,7 @@ class Pipeline:
         now, message = self._clock(), None
         conn.health.heard(now)
         try:
+            # What `measure` and `validate` do for most frames is written out: every message comes this way.
             if len(frame) * 4 > self._config.max_message_size:
                 self.measure(frame)
             head = frame[:13] if isinstance(frame, str) else frame[1:10]

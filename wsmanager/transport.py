@@ -189,21 +189,21 @@ _EAGER_TASKS = sys.version_info >= (3, 12)
 
 def transport_for(send: Send) -> Transport:
     """The transport that is right for this `send`."""
+    if never_waits(server_of(send)):
+        return _PACED
     function = getattr(send, "__func__", None)
     if function is not None and not function.__closure__:
-        return _transport_of_method(function, never_waits(server_of(send)))
-    return _transport_for(send)
+        return _transport_of_method(function)
+    return _transport_by_code(send)
 
 
 @functools.lru_cache(maxsize=64)
-def _transport_of_method(function: Any, is_paced: bool) -> Transport:
+def _transport_of_method(function: Any) -> Transport:
     """The same for all objects that have this method: most servers' protocols do."""
-    return _PACED if is_paced else _transport_for(function)
+    return _transport_by_code(function)
 
 
-def _transport_for(send: Any) -> Transport:
-    if never_waits(server_of(send)):
-        return _PACED
+def _transport_by_code(send: Any) -> Transport:
     if _is_known(send):
         return _STEPPED
     if _EAGER_TASKS:

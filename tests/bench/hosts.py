@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.node import install
-from tests.processes import ROOT
+from tests.processes import ROOT, free_port
 
 from .lineup import NODE_PACKAGES, Contestant
 from .swarm import Swarm
@@ -44,20 +44,13 @@ def _on(chosen: set[int]) -> Generator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Host:
     """A server that accepts connections. Raises `Unavailable` if it will not."""
 
     def __init__(self, name: str, contestant: Contestant, core: set[int]) -> None:
         self.name = name
         self.dialect = contestant.dialect
-        self.port = _free_port()
+        self.port = free_port()
         if contestant.on_node and (fault := install(NODE_PACKAGES)):
             raise Unavailable(fault)
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `kill` closes it

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import jwt
 
 from tests.matrix import Matrix
-from tests.processes import ROOT
+from tests.processes import ROOT, free_port
 from tests.servers.app import SECRET
 
 __all__ = ["MATRIX", "SERVERS", "Process", "Server", "token"]
@@ -68,18 +67,11 @@ def token(user: str = "ann", **claims: Any) -> str:
     return jwt.encode({"sub": user, "exp": int(time.time()) + 600, **claims}, SECRET, algorithm="HS256")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Process:
     """A server that answers."""
 
     def __init__(self, server: Server, settings: Mapping[str, object], more: str = "") -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `kill` closes it
         environ = {f"WSMANAGER_{name.upper()}": str(value) for name, value in settings.items()}
         self.process = subprocess.Popen(

@@ -1,7 +1,5 @@
-"""A WebSocket protocol for uvicorn that writes once per turn and lets the manager write by itself::
-
-uvicorn app:app --ws wsmanager.servers.uvicorn:WebSocketProtocol
-"""
+"""A WebSocket protocol for uvicorn that writes once per turn and lets the manager write by itself:
+``uvicorn app:app --ws wsmanager.servers.uvicorn:WebSocketProtocol``."""
 
 from __future__ import annotations
 
