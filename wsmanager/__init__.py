@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from .analytics import MessageAnalytics
 from .auth import JWTAuth
 from .config import Tier, WebSocketConfig
-from .connection import Connection
+from .connections.connection import Connection
+from .decisions.analytics import MessageAnalytics
+from .decisions.health import ConnectionHealthMonitor, WeightedHealthScorer
+from .decisions.queue import MessagePriorityQueue
+from .decisions.rate_limit import AdaptiveRateLimiter
+from .decisions.validation import SecurityValidator
 from .errors import (
     AuthenticationError,
     CloseCode,
@@ -28,7 +32,7 @@ from .errors import (
     WrongEventLoop,
     WSManagerError,
 )
-from .health import ConnectionHealthMonitor, WeightedHealthScorer
+from .handlers.signatures import Provide
 from .manager import ConnectionManager
 from .messages import (
     ALL,
@@ -41,10 +45,6 @@ from .messages import (
     Pushed,
 )
 from .middleware import WebSocketMiddleware
-from .priority_queue import MessagePriorityQueue
-from .rate_limit import AdaptiveRateLimiter
-from .routing import Provide
-from .validation import SecurityValidator
 
 __version__ = "0.1.0"
 

@@ -15,13 +15,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from . import __version__
+from .auth.gate import Gate, denial_of
+from .engine.figures import Analytics
 from .errors import ConfigurationError, Refused
-from .handshake import Gate, denial_of
 from .manager import ConnectionManager
 from .messages import ALL, HealthStatus
 from .protocols import Identity
-from .reports import Analytics
-from .transport import Receive, Scope, Send
+from .wire.asgi import Receive, Scope, Send
 
 __all__ = ["OPERATOR", "Overview", "endpoints"]
 

@@ -7,15 +7,25 @@ from collections.abc import AsyncGenerator, Callable, Iterable, MutableMapping, 
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
-from .adoption import Adoption, WebSocketLike
-from .analytics import MessageAnalytics
-from .codecs import JSONCodec, MessagePackCodec
 from .config import WebSocketConfig
-from .connection import Connection
-from .endpoint import Endpoint
-from .engine import Engine
+from .connections.connection import Connection
+from .connections.sending import Exclude
+from .decisions.analytics import MessageAnalytics
+from .doors.adoption import Adoption, WebSocketLike
+from .doors.endpoint import Endpoint
+from .doors.guard import guarded
+from .engine.engine import Engine
+from .engine.figures import Analytics, UserHealth, analytics_of, health_of
+from .engine.parts import (
+    limiter_of,
+    queue_factory_of,
+    require_async,
+    require_config,
+    require_part,
+    scorer_of,
+    validator_of,
+)
 from .errors import CloseCode, ConfigurationError, ConnectionClosed, Forbidden
-from .guard import guarded
 from .messages import (
     AllTenants,
     ConnectionStatus,
@@ -28,16 +38,6 @@ from .messages import (
     Tenant,
     UserKey,
 )
-from .outbound import Outgoing, size_of
-from .parts import (
-    limiter_of,
-    queue_factory_of,
-    require_async,
-    require_config,
-    require_part,
-    scorer_of,
-    validator_of,
-)
 from .protocols import (
     Authenticator,
     Authorizer,
@@ -48,8 +48,8 @@ from .protocols import (
     MessageValidator,
     RateLimiter,
 )
-from .reports import Analytics, UserHealth, analytics_of, health_of
-from .sending import Exclude
+from .wire.codecs import JSONCodec, MessagePackCodec
+from .wire.outgoing import Outgoing, size_of
 
 __all__ = ["ConnectionManager"]
 

@@ -66,7 +66,7 @@ class MessagePriority(enum.IntEnum):
 
 
 class ConnectionStatus(enum.StrEnum):
-    """Where a connection stands; `wsmanager.lifecycle` holds the allowed moves."""
+    """Where a connection stands; `wsmanager.decisions.registry` holds the allowed moves."""
 
     CONNECTING = "connecting"
     OPEN = "open"

@@ -6,14 +6,14 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from .codecs import OPAQUE
+from .doors.guard import GuardedSocket, guarded
+from .doors.modes import EnvelopeMode, JSONMode, Mode, OnViolation, OpaqueMode
 from .errors import ConfigurationError, Refused
-from .guard import GuardedSocket, guarded
-from .modes import EnvelopeMode, JSONMode, Mode, OnViolation, OpaqueMode
-from .transport import Event, Receive, Scope, Send
+from .wire.asgi import Event, Receive, Scope, Send
+from .wire.codecs import OPAQUE
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from .engine.engine import Engine
     from .manager import ConnectionManager
 
 __all__ = ["ModeName", "WebSocketMiddleware"]

@@ -15,12 +15,12 @@ from functools import partial
 from typing import Any, Final
 
 from wsmanager import ConnectionManager, InboundMessage, JWTAuth, WebSocketMiddleware
-from wsmanager.codecs import decode_json
-from wsmanager.guard import GuardedSocket
-from wsmanager.outbound import prepare_own
+from wsmanager.doors.guard import GuardedSocket
 from wsmanager.servers.pipe import Pipe
 from wsmanager.testing import FakeSocket, VirtualTimeLoop
-from wsmanager.wire import EXTENSION
+from wsmanager.wire.below import EXTENSION
+from wsmanager.wire.codecs import decode_json
+from wsmanager.wire.outgoing import prepare_own
 
 from .counter import Counter
 from .fakes import FRAME, SECRET, App, Nowhere, bare, make_manager, open_sockets, quiet, scope_for, settle

@@ -20,8 +20,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
-from wsmanager.framing import wire_frame
 from wsmanager.servers.uvicorn import WebSocketProtocol
+from wsmanager.wire.framing import wire_frame
 
 from .fakes import FRAME, App, Nowhere, make_manager, token_for
 from .growth import MESSAGE

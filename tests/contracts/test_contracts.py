@@ -15,13 +15,13 @@ import msgspec
 import pytest
 
 from wsmanager.auth import JWTAuth, read_handshake
-from wsmanager.codecs import JSONCodec, MessagePackCodec
+from wsmanager.decisions.health import WeightedHealthScorer
+from wsmanager.decisions.queue import MessagePriorityQueue
+from wsmanager.decisions.rate_limit import AdaptiveRateLimiter
+from wsmanager.decisions.validation import SecurityValidator
 from wsmanager.errors import AuthenticationError, EncodeError, InvalidMessage
-from wsmanager.health import WeightedHealthScorer
 from wsmanager.messages import InboundMessage, MessagePriority
-from wsmanager.priority_queue import MessagePriorityQueue
 from wsmanager.protocols import Enqueued, Handshake, HealthSample, Identity, RateDecision
-from wsmanager.rate_limit import AdaptiveRateLimiter
 from wsmanager.testing import (
     check_authenticator,
     check_codec,
@@ -31,7 +31,7 @@ from wsmanager.testing import (
     check_rate_limiter,
     websocket_scope,
 )
-from wsmanager.validation import SecurityValidator
+from wsmanager.wire.codecs import JSONCodec, MessagePackCodec
 
 # --- rate limiters
 

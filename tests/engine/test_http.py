@@ -17,7 +17,7 @@ from starlette.routing import Mount
 
 import wsmanager
 from tests.engine.conftest import ByQuery, MakeManager
-from tests.engine.test_heartbeat import stall
+from tests.engine.connections.test_heartbeat import stall
 from wsmanager import ConfigurationError, ConnectionManager, HealthStatus, JWTAuth, WebSocketConfig
 from wsmanager.http import endpoints
 from wsmanager.protocols import Handshake, Identity

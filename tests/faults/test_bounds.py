@@ -13,7 +13,7 @@ import pytest
 from tests.engine.conftest import ByQuery, MakeManager
 from tests.faults.doors import EVERY_DOOR, Door
 from wsmanager import ALL, AdaptiveRateLimiter, Connection, WebSocketConfig
-from wsmanager.rate_limit import TokenBuckets
+from wsmanager.decisions.rate_limit import TokenBuckets
 from wsmanager.testing import HandshakeRefused, PeerClosed, connect
 
 pytestmark = pytest.mark.anyio

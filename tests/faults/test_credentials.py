@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 import wsmanager
+from tests.engine.auth.test_gate import Keys, answer, bearer
 from tests.engine.conftest import ByQuery, MakeManager, ask
-from tests.engine.test_handshake import Keys, answer, bearer
 from tests.faults.doors import EVERY_DOOR, Door
 from tests.processes import ROOT
 from wsmanager import ConnectionManager, JWTAuth, WebSocketConfig

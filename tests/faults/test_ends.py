@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import ByQuery, MakeManager, assert_empty, errors_logged
+from tests.engine.connections.test_cancellation import CancelledAt
 from tests.engine.devices import decoded, got, news, online
-from tests.engine.test_cancellation import CancelledAt
 from tests.faults.doors import EVERY_DOOR, Door
 from wsmanager import (
     Connection,

@@ -12,8 +12,8 @@ import pytest
 from tests.engine.conftest import ByQuery, MakeManager
 from tests.faults.doors import EVERY_DOOR, Door
 from wsmanager import Connection, InvalidMessage, SecurityValidator, SuspiciousMessage, WebSocketConfig
+from wsmanager.decisions.patterns import INJECTION, XSS
 from wsmanager.messages import InboundMessage
-from wsmanager.patterns import INJECTION, XSS
 from wsmanager.testing import Peer, PeerClosed, connect
 
 pytestmark = pytest.mark.anyio

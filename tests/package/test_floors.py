@@ -11,67 +11,70 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "wsmanager"
 
-FLOORS = {
-    0: {"messages", "errors", "names", "protocols", "config"},
-    1: {
-        "analytics",
-        "breaker",
-        "framing",
-        "generations",
-        "health",
-        "lifecycle",
-        "offline",
-        "patterns",
-        "payloads",
-        "priority_queue",
-        "rate_limit",
-        "registry",
-        "routing",
-        "validation",
-    },
-    2: {"auth", "codecs", "logs", "outbound", "running", "supervision", "termination", "transport", "wire"},
-    3: {
-        "adoption",
-        "closing",
-        "congestion",
-        "connection",
-        "dependencies",
-        "drain",
-        "endpoint",
-        "engine",
-        "guard",
-        "handshake",
-        "heartbeat",
-        "hooks",
-        "host",
-        "inbound",
-        "manager",
-        "middleware",
-        "modes",
-        "parts",
-        "pipeline",
-        "reports",
-        "retention",
-        "sending",
-        "system",
-    },
-    4: {"http", "servers", "testing"},
-}
-FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
+FLOORS = (
+    {"words"},
+    {"decisions", "wire"},
+    {"tasks", "servers"},
+    {"auth", "connections", "delivery"},
+    {"handlers"},
+    {"engine"},
+    {"doors"},
+    {"manager"},
+    {"middleware", "http"},
+    {"testing"},
+)
+"""The rooms of the package from the ground up: a file imports from its own room and from floors below."""
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+WORDS = {"config", "errors", "logs", "messages", "names", "protocols"}
+"""Files in the root that every room may import; they import nothing but each other."""
+FACE = {"http", "manager", "middleware"}
+"""The other files in the root: what an application talks to."""
+PURE = [
+    "config",
+    "errors",
+    "messages",
+    "names",
+    "protocols",
+    "decisions/analytics",
+    "decisions/breaker",
+    "decisions/generations",
+    "decisions/health",
+    "decisions/patterns",
+    "decisions/queue",
+    "decisions/rate_limit",
+    "decisions/registry",
+    "decisions/validation",
+    "delivery/offline",
+    "handlers/payloads",
+    "handlers/router",
+    "handlers/signatures",
+    "wire/asgi",
+    "wire/codecs",
+    "wire/framing",
+    "wire/outgoing",
+]
+"""They know no event loop, no thread, no clock of their own and no file that does."""
+
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def room_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "words" if first in WORDS else first
 
 
 def name_of(path: Path) -> str:
     parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return "/".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def path_of(name: str) -> Path:
+    file = PACKAGE / f"{name}.py"
+    return file if file.exists() else PACKAGE / name / "__init__.py"
 
 
 def imports_of(path: Path) -> set[str]:
-    """The modules of the package that `path` imports when it runs; those for type checkers only are not."""
+    """The files of the package that `path` imports."""
     tree = ast.parse(path.read_text())
     for_checkers = {
         inner
@@ -84,21 +87,46 @@ def imports_of(path: Path) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level and node not in for_checkers:
             base = here[: len(here) - node.level + 1]
-            found.add(".".join((*base, *(node.module or "").split("."))).strip("."))
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wsmanager"):
-            found.add((node.module or "").removeprefix("wsmanager").strip("."))
+            module = "/".join((*base, *(node.module or "").split("."))).strip("/")
+            inner = {f"{module}/{alias.name}".strip("/") for alias in node.names}
+            files = {name for name in inner if (PACKAGE / f"{name}.py").exists()}
+            found |= files or ({module} if module else set())
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = (
+                [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            )
+            assert not any((name or "").startswith("wsmanager") for name in names), (
+                f"{path}: imports are relative"
+            )
     return found
 
 
-def test_every_module_has_a_floor() -> None:
-    assert {part_of(path) for path in MODULES} == set(FLOOR_OF)
+def test_every_room_has_a_floor() -> None:
+    assert {room_of(path) for path in MODULES} == set(FLOOR_OF)
+    assert set(FLOOR_OF) >= FACE
+
+
+def test_the_root_holds_the_face_and_the_words_alone() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__"} | FACE | WORDS
+
+
+def test_no_file_is_longer_than_a_reader_can_hold() -> None:
+    allowed = {
+        "connections/connection": 640,
+        "engine/engine": 520,
+        "auth/gate": 440,
+        "handlers/dispatch": 440,
+    }
+    long = {name_of(path): len(path.read_text().splitlines()) for path in MODULES}
+    assert not {name: size for name, size in long.items() if size > allowed.get(name, 400)}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_point_down(path: Path) -> None:
-    floor = FLOOR_OF[part_of(path)]
-    above = {name for name in imports_of(path) if name and FLOOR_OF[name.split(".")[0]] > floor}
-    assert not above, f"{name_of(path)} is on floor {floor} and imports {above}"
+    room = room_of(path)
+    rooms = {room_of(path_of(name)) for name in imports_of(path)} - {room}
+    above = {name for name in rooms if FLOOR_OF[name] > FLOOR_OF[room]}
+    assert not above, f"{name_of(path)} is in {room} and imports from {above}"
 
 
 def test_no_imports_go_in_a_circle() -> None:
@@ -129,18 +157,20 @@ def test_the_core_brings_nothing_optional_along() -> None:
     assert not imported("import wsmanager") & unwanted
 
 
-def test_the_decisions_need_no_event_loop() -> None:
-    names = sorted(FLOORS[0] | (FLOORS[1]))
+@pytest.mark.parametrize("name", PURE)
+def test_pure_files_know_no_event_loop(name: str) -> None:
     # The package itself is imported with its first module, so the sources are asked and not the process.
-    for name in names:
-        source = (PACKAGE / f"{name}.py").read_text()
-        tree = ast.parse(source)
-        modules = {
-            alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-        }
-        modules |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert not modules & {"asyncio", "anyio", "threading", "socket"}, name
-        assert (
-            not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree))
-            or name == "protocols"
-        )
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text())
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {
+        node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level
+    }
+    assert not {module.partition(".")[0] for module in modules} & {"asyncio", "anyio", "threading", "socket"}
+    waits = any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree))
+    assert not waits or name == "protocols"
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_files_import_pure_files_alone(name: str) -> None:
+    impure = imports_of(PACKAGE / f"{name}.py") - set(PURE)
+    assert not impure

@@ -20,12 +20,12 @@ from wsmanager import (
     Pushed,
     WebSocketConfig,
 )
+from wsmanager.engine.figures import Analytics, UserHealth
 from wsmanager.protocols import (
     Claims,
     Enqueued,
     RateDecision,
 )
-from wsmanager.reports import Analytics, UserHealth
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -78,7 +78,7 @@ def the_parts() -> None:
 
 def the_parts_keep_their_protocols() -> None:
     from wsmanager import SecurityValidator, WeightedHealthScorer
-    from wsmanager.codecs import JSONCodec, MessagePackCodec
+    from wsmanager.wire.codecs import JSONCodec, MessagePackCodec
 
     limiter: RateLimiter = AdaptiveRateLimiter()
     queue: MessageQueue[str] = MessagePriorityQueue[str]()

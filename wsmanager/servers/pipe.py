@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from ..framing import WireFrame
 from ..logs import log_event
+from ..wire.framing import WireFrame
 
 __all__ = ["Pipe", "Turn"]
 

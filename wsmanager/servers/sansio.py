@@ -10,8 +10,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import Frame
 
-from ..framing import BINARY, TEXT, wire_frame
-from ..wire import EXTENSION
+from ..wire.below import EXTENSION
+from ..wire.framing import BINARY, TEXT, wire_frame
 from .pipe import Pipe
 
 try:
@@ -114,8 +114,9 @@ class _Inbox:
 
 
 class SansIOProtocol(WebSocketsSansIOProtocol):
-    """Announces the extension `wsmanager.wire.EXTENSION`, and writes once per turn of the loop. To any other
-    application it is uvicorn's own."""
+    """Announces the extension `wsmanager.wire.below.EXTENSION`, and writes once per turn of the loop.
+
+    To any other application it is uvicorn's own."""
 
     pipe: type[Pipe] = Pipe
     """Another has other water marks."""

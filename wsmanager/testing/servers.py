@@ -55,7 +55,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     after_return: int | None = 1006
     """The same when it returns without a close; None leaves the socket open."""
     direct: bool = False
-    """Offers its transport by the extension `wsmanager.wire.EXTENSION`."""
+    """Offers its transport by the extension `wsmanager.wire.below.EXTENSION`."""
 
 
 UVICORN = Server()

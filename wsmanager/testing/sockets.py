@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from ..framing import TEXT, WireFrame
-from ..wire import EXTENSION
+from ..wire.below import EXTENSION
+from ..wire.framing import TEXT, WireFrame
 from .grammar import Phase, check
 from .servers import Server, websocket_scope
 
@@ -169,7 +169,7 @@ class ServerSocket:
         """`send` for servers where it runs without being awaited."""
         return asyncio.ensure_future(self.send(event))
 
-    # --- what it is offered, where the server is direct; see `wsmanager.wire.Direct`
+    # --- what it is offered, where the server is direct; see `wsmanager.wire.below.Direct`
 
     def write_prepared(self, frame: WireFrame) -> Awaitable[None] | None:
         data = frame.payload.decode() if frame.first == TEXT else frame.payload

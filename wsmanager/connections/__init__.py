@@ -1,0 +1,1 @@
+"""What one socket is, and how many of them are reached."""

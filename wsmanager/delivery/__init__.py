@@ -1,0 +1,1 @@
+"""The promises about messages that nobody took yet."""

@@ -1,0 +1,211 @@
+"""Durable messages that nobody took yet: kept, and handed over as soon as somebody can take them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+
+import msgspec
+
+from ..config import WebSocketConfig
+from ..connections.connection import Connection
+from ..decisions.analytics import MessageAnalytics
+from ..decisions.registry import Registry
+from ..errors import EncodeError
+from ..logs import log_event
+from ..messages import ConnectionStatus, Delivery, MessagePriority, Pushed, UserKey
+from ..protocols import Clock, Codec
+from ..wire.codecs import JSONCodec
+from ..wire.outgoing import Outgoing, Prepared
+from .offline import Kept, OfflineMessages, StoredMessage
+
+__all__ = ["Retention"]
+
+
+class Retention:
+    """Keeps what its user has not got. Guaranteed: a durable message is handed to a server, kept, or counted
+    among the drops; what is kept leaves in the order of sending, and only to its user."""
+
+    def __init__(
+        self,
+        config: WebSocketConfig,
+        registry: Registry[Connection],
+        analytics: MessageAnalytics,
+        codec: JSONCodec,
+        clock: Clock,
+    ) -> None:
+        self._registry = registry
+        self._analytics = analytics
+        self._clock = clock
+        # Users of connections that close and have not sent everything yet.
+        self._leaving: Counter[UserKey] = Counter()
+        self._flushing: set[UserKey] = set()
+        # The kept message that waits in the queue of a congested connection.
+        self._turns: dict[Connection, Outgoing] = {}
+        self.codec = codec
+        """Writes messages in the form in which they are kept."""
+        self.drops: Counter[str] = Counter()
+        """Messages that did not go out, by reason; the reasons are this package's own."""
+        self.offline = OfflineMessages(
+            config.offline_max_messages,
+            config.offline_max_bytes,
+            config.offline_ttl,
+            config.offline_max_users,
+        )
+
+    # --- coming
+
+    def prepare(self, outgoing: Outgoing) -> None:
+        """Write a message as it would be kept, whoever changes it later. Raises `EncodeError`."""
+        outgoing.for_codec(self.codec)
+
+    def must_wait(self, key: UserKey, outgoing: Outgoing, targets: Collection[Connection]) -> bool:
+        """Whether a durable message is better kept for now, although the user is there: older ones wait
+        still, or it would push one of them out. Only a critical message may overtake."""
+        if outgoing.delivery is not Delivery.DURABLE or outgoing.priority is MessagePriority.CRITICAL:
+            return False
+        if self.offline.count(key) or key in self._leaving:
+            return True
+        is_full = False
+        for conn in targets:
+            if conn.is_reachable:
+                if conn.has_room_for(outgoing.for_codec(conn.codec).size):
+                    return False
+                is_full = True
+        return is_full
+
+    def keep(self, key: UserKey, outgoing: Outgoing) -> bool:
+        """Keep a message for its user as the newest; False when that is refused."""
+        now = self._clock()
+        kept = self.offline.keep(key, self._stored(outgoing, now), now=now)
+        self._count(key, kept, 1)
+        return bool(kept)
+
+    def given_up(self, conn: Connection, messages: Iterable[Outgoing], reason: str) -> None:
+        """Messages that had been queued for `conn` will not go out on it. What is durable and was handed
+        to nobody goes back."""
+        now = self._clock()
+        lost: list[StoredMessage] = []
+        for outgoing in messages:
+            if _is_lost(outgoing, reason, now):
+                if reason == "evicted":  # it will not give way a second time
+                    outgoing.priority = max(conn.priority_of(outgoing), MessagePriority.HIGH)
+                lost.append(self._stored(outgoing, now))
+            else:
+                self.drops[reason] += 1
+        if lost:
+            self._put_back(conn.key, lost)
+            self.flush(conn.key)
+
+    def _put_back(self, key: UserKey, messages: Sequence[StoredMessage]) -> None:
+        self._count(key, self.offline.restore(key, messages, now=self._clock()), len(messages))
+
+    def _count(self, key: UserKey, kept: Kept, messages: int) -> None:
+        if kept:
+            self.drops["offline_evicted"] += len(kept.evicted)
+        else:
+            self.drops["offline_refused"] += messages
+            log_event(logging.WARNING, "offline.refused", user=key.user_id, tenant=key.tenant)
+
+    def _stored(self, outgoing: Outgoing, now: float) -> StoredMessage:
+        frame: str = outgoing.for_codec(self.codec).event["text"]
+        return self.offline.stamp(
+            frame.encode(),
+            type=outgoing.type,
+            priority=MessagePriority.MEDIUM if outgoing.priority is None else outgoing.priority,
+            ttl=None if outgoing.expires_at is None else outgoing.expires_at - now,
+            sequence=outgoing.sequence,
+            now=now,
+        )
+
+    # --- going
+
+    def flush(self, key: UserKey) -> None:
+        """Hand over what is kept for a user, oldest first. Of those messages at most one waits in the queue
+        of each connection: so their priorities cannot change their order."""
+        if not self.offline.count(key) or key in self._leaving:
+            return  # a connection that closes may still send older ones, or give them back
+        if key in self._flushing:
+            return  # a queue of the application's own may give up one message for the next
+        self._flushing.add(key)
+        try:
+            while self.offline.count(key) and (conn := self._readiest(key)) is not None:
+                oldest = self.offline.take(key, 1, now=self._clock())
+                if oldest and not self._hand_over(conn, oldest[0]):
+                    self._put_back(key, oldest)
+                    if conn.status is ConnectionStatus.OPEN:
+                        return  # it has no room
+        finally:
+            self._flushing.discard(key)
+
+    def _readiest(self, key: UserKey) -> Connection | None:
+        """The open connection of a user for which the fewest messages wait, and no kept one."""
+        ready = [
+            conn
+            for conn in self._registry.of_user(key)
+            if conn.is_reachable and not ((turn := self._turns.get(conn)) is not None and turn.waiting)
+        ]
+        return min(ready, key=lambda conn: conn.waiting, default=None)
+
+    def _hand_over(self, conn: Connection, stored: StoredMessage) -> bool:
+        """Push one kept message; False when it must be kept on."""
+        try:
+            prepared = self._revived(stored, conn.codec)
+        except EncodeError as error:  # a codec of the application's has no words for it
+            self.drops["unencodable"] += 1
+            log_event(logging.ERROR, "offline.unencodable", error=error, type=stored.type)
+            return True
+        if not conn.has_room_for(prepared.size):
+            return False
+        pushed = conn.push(prepared)
+        if pushed is Pushed.QUEUED:
+            self._turns[conn] = prepared.outgoing
+        elif pushed is Pushed.SENT:
+            self._analytics.record_sent(stored.type, 1, prepared.size, now=self._clock())
+        return pushed in (Pushed.SENT, Pushed.QUEUED)
+
+    def _revived(self, stored: StoredMessage, codec: Codec) -> Prepared:
+        """A kept message as `codec` writes it. Raises `EncodeError`."""
+        kept_as_is = codec is self.codec
+        return Outgoing(
+            msgspec.Raw(stored.payload) if kept_as_is else msgspec.json.decode(stored.payload),
+            type=stored.type,
+            priority=stored.priority,
+            delivery=Delivery.DURABLE,
+            expires_at=stored.expires_at,
+            sequence=stored.sequence,
+        ).for_codec(codec)
+
+    # --- what becomes of connections
+
+    def disappeared(self, conn: Connection) -> None:
+        """`conn` was open and is not any more; when it is congested, `drained` is called later."""
+        if conn.congested:
+            self._leaving[conn.key] += 1
+
+    def handed_over(self, conn: Connection, prepared: Prepared) -> None:
+        """The server took a message for `conn`: a kept one may take its place."""
+        if prepared.outgoing.type:
+            self._analytics.record_sent(prepared.outgoing.type, 1, prepared.size, now=self._clock())
+        self.flush(conn.key)
+
+    def drained(self, conn: Connection) -> None:
+        """Nothing waits for `conn` any more: go on with what is kept for its user."""
+        self._turns.pop(conn, None)
+        if conn.status is not ConnectionStatus.OPEN:
+            self._leaving[conn.key] -= 1
+            if not self._leaving[conn.key]:
+                del self._leaving[conn.key]
+        self.flush(conn.key)
+
+
+def _is_lost(outgoing: Outgoing, reason: str, now: float) -> bool:
+    """Whether a message that was given up has a right to be kept."""
+    return (
+        outgoing.delivery is Delivery.DURABLE
+        and reason not in ("expired", "conflated")
+        and not outgoing.handed_over
+        and not outgoing.waiting
+        and (outgoing.expires_at is None or outgoing.expires_at > now)
+    )

@@ -1,0 +1,213 @@
+"""Adopting a socket inside an endpoint that keeps its own loop: the third door."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+import weakref
+from collections.abc import Awaitable, Generator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..auth.gate import VisitorLeft
+from ..connections.connection import Connection
+from ..errors import CloseCode, ConfigurationError, Disconnect, Refused, to_client
+from ..handlers.dispatch import Pipeline
+from ..messages import ConnectionStatus
+from ..wire.asgi import Event
+from .guard import Guard, GuardedSocket, guarded
+from .modes import EnvelopeMode
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ..engine.engine import Engine
+
+__all__ = ["Adoption", "WebSocketLike"]
+
+
+class WebSocketLike(Protocol):
+    """What is needed of a Starlette or FastAPI ``WebSocket``."""
+
+    scope: Any
+    client_state: Any
+    application_state: Any
+    _receive: Any
+    _send: Any
+
+    def receive(self) -> Awaitable[Any]: ...
+    def accept(self, subprotocol: str | None = None) -> Awaitable[None]: ...
+
+
+class Adoption:
+    """What `ConnectionManager.connect` returns: await it, or use it as ``async with``."""
+
+    _conn: Connection
+
+    def __init__(
+        self,
+        engine: Engine,
+        pipeline: Pipeline,
+        websocket: WebSocketLike,
+        *,
+        user_id: str | None,
+        tenant: str | None,
+        connection_id: str | None,
+        metadata: dict[str, Any] | None,
+    ) -> None:
+        self._engine = engine
+        self._pipeline = pipeline
+        self._websocket = websocket
+        self._user_id = user_id
+        self._tenant = tenant
+        self._connection_id = connection_id
+        self._metadata = metadata
+
+    def __await__(self) -> Generator[Any, Any, Connection]:
+        return self._adopt().__await__()
+
+    async def __aenter__(self) -> Connection:
+        self._conn = await self._adopt()
+        return self._conn
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Close with the code that the end of the block stands for. A `Disconnect` is carried out here;
+        every other exception goes on."""
+        if error is None or isinstance(error, Exception):
+            await self._engine.disconnect(self._conn, *_close_for(error))
+        else:
+            self._engine.abandon(self._conn)
+        return isinstance(error, Disconnect)
+
+    async def _adopt(self) -> Connection:
+        websocket, engine = self._websocket, self._engine
+        if not hasattr(websocket, "application_state"):
+            raise ConfigurationError(
+                f"connect() adopts a Starlette or FastAPI WebSocket, not {type(websocket).__qualname__}: use "
+                "WebSocketMiddleware around the application, or manager.endpoint"
+            )
+        if websocket.application_state.name != "CONNECTING":
+            raise ConfigurationError(
+                "connect() accepts the socket itself: call it before, or instead of, websocket.accept()"
+            )
+        receive, send = websocket._receive, websocket._send
+        if websocket.client_state.name == "CONNECTING":
+            await websocket.receive()
+        socket = guarded(websocket.scope, engine)
+        if socket is not None:
+            return await self._take_over(socket)
+        try:
+            conn = await engine.enter(
+                websocket.scope,
+                receive,
+                send,
+                user_id=self._user_id,
+                tenant=self._tenant,
+                connection_id=self._connection_id,
+                metadata=self._metadata,
+                accept=websocket.accept,
+            )
+        except Refused as refusal:
+            websocket._send = _swallow
+            raise _for_framework(refusal) from None
+        except BaseException:
+            # The endpoint may try again, or answer by itself, which servers log.
+            websocket._send = engine.gate.redacting(websocket.scope, send)
+            raise
+        self._guard(conn)
+        try:
+            greeted = await engine.hooks.greet(conn)
+        except BaseException:
+            engine.abandon(conn)
+            raise
+        if not greeted:
+            await engine.hooks.farewell(conn)
+            raise _closed_at_once()
+        return conn
+
+    async def _take_over(self, socket: GuardedSocket) -> Connection:
+        """Adopt the connection that the middleware made of this very socket."""
+        websocket, conn = self._websocket, socket.conn
+        try:
+            self._engine.refuse_if_closed(conn)
+            self._engine.rename(
+                conn,
+                user_id=self._user_id,
+                tenant=self._tenant,
+                connection_id=self._connection_id,
+                metadata=self._metadata,
+            )
+            # What a socket speaks that is adopted, whatever guards it.
+            socket.mode = EnvelopeMode(self._pipeline, self._engine.default_codec)
+            await websocket.accept(socket.subprotocol)
+        except OSError:
+            conn.ended()
+            raise _for_framework(VisitorLeft("The client left before it was accepted.")) from None
+        except Refused as refusal:
+            await socket.refuse(refusal)
+            websocket._send = _swallow
+            raise _for_framework(refusal) from None
+        if conn.status is not ConnectionStatus.OPEN:
+            raise _closed_at_once()
+        return conn
+
+    def _guard(self, conn: Connection) -> None:
+        engine, loop = self._engine, asyncio.get_running_loop()
+        guard = Guard(conn, EnvelopeMode(self._pipeline, conn.codec))
+
+        def dropped(_: object) -> None:
+            try:  # in whatever thread the garbage was collected
+                loop.call_soon_threadsafe(engine.abandon, conn)
+            except RuntimeError:  # that loop is closed
+                conn.ended()
+
+        conn.guard = guard
+        self._websocket._receive, self._websocket._send = guard.receive, guard.send
+        guard.socket = weakref.ref(self._websocket, dropped)
+
+
+async def _swallow(event: Event) -> None:
+    """The refusal was sent; what the framework says to it goes nowhere."""
+
+
+def _close_for(error: Exception | None) -> tuple[int, str]:
+    """The close code and reason for the end of an ``async with`` block."""
+    if error is None:
+        return CloseCode.NORMAL, ""
+    answer = to_client(error)
+    if isinstance(answer, Disconnect):
+        return answer.code, answer.reason
+    thrown: Any = error
+    exceptions = sys.modules.get("starlette.exceptions")
+    if exceptions is not None and isinstance(thrown, exceptions.WebSocketException):
+        return thrown.code, thrown.reason
+    return CloseCode.SERVER_ERROR, "server error"
+
+
+def _closed_at_once() -> Refused:
+    return _for_framework(Refused("The connection was closed as soon as it was open.", code="closed"))
+
+
+def _for_framework(refusal: Refused) -> Refused:
+    """The same refusal as an exception that Starlette handles, so that a bad token logs no traceback.
+
+    Starlette is looked up and not imported: a socket of its kind brought it along.
+    """
+    exceptions = sys.modules.get("starlette.exceptions")
+    if exceptions is None:
+        return refusal
+    original: Any = type(refusal)
+    kind = _handled(original, exceptions.WebSocketException)
+    handled: Refused = kind.__new__(kind, *refusal.args)
+    handled.__dict__.update(refusal.__dict__, reason=refusal.code)
+    return handled
+
+
+@functools.cache
+def _handled(kind: type[Refused], handled: type[Exception]) -> type[Refused]:
+    return type(kind.__name__, (kind, handled), {})

@@ -1,0 +1,1 @@
+"""What holds the parts of one manager together, from the handshake to the end of the process."""

@@ -1,0 +1,1 @@
+"""Who owns a task, how long code of the application may take, and what a signal does."""

@@ -1,0 +1,1 @@
+"""Bytes, frames and encodings, and what an ASGI callable is."""
