@@ -113,12 +113,12 @@ class WSManagerError(Exception):
     kind: ClassVar[FailureKind] = FailureKind.BUG
 
 
-_SENDABLE = frozenset({*range(1000, 1015), *range(3000, 5000)} - {1004, 1005, 1006})
+SENDABLE = frozenset({*range(1000, 1015), *range(3000, 5000)} - {1004, 1005, 1006})
 
 
 def require_close_code(code: object) -> int:
     """`code`, or `ConfigurationError` for one that no close frame may carry (RFC 6455, section 7.4)."""
-    if isinstance(code, int) and code in _SENDABLE:
+    if isinstance(code, int) and code in SENDABLE:
         return int(code)
     raise ConfigurationError(f"a close code is 1000 to 1014 or 3000 to 4999, not {code!r}")
 

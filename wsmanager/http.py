@@ -95,14 +95,14 @@ def endpoints(
         raise ConfigurationError(
             f"is_operator must be a function, not async, of an Identity: {is_operator!r}"
         )
-    who = _Callers(manager._engine.gate, is_operator, public=public)
+    who = _Callers(manager.engine.gate, is_operator, public=public)
 
     async def drain(_: None) -> Any:
         await manager.drain()
         return {"status": "drained"}
 
     def ready(_: None) -> Any:
-        manager._engine.require_ready()
+        manager.engine.admission.require_ready()
         return {"status": "ready"}
 
     app = _Redacted(
@@ -117,7 +117,7 @@ def endpoints(
         exception_handlers={Refused: _refuse, HTTPException: _fail, Exception: _crash},
     )
     app.router.redirect_slashes = False
-    app.gate = manager._engine.gate
+    app.gate = manager.engine.gate
     return app
 
 
@@ -221,7 +221,7 @@ def _reasons(manager: ConnectionManager, figures: Analytics) -> tuple[list[str],
     """What makes it unhealthy, and what degrades it."""
     down, weak = list[str](), list[str]()
     try:
-        manager._engine.require_ready()
+        manager.engine.admission.require_ready()
     except Refused as refusal:
         down.append(refusal.code)
     count = sum(figures.health.values())

@@ -11,21 +11,15 @@ from .config import WebSocketConfig
 from .connections.connection import Connection
 from .connections.sending import Exclude
 from .decisions.analytics import MessageAnalytics
+from .delivery.publisher import Publisher
+from .delivery.retention import Retention
 from .doors.adoption import Adoption, WebSocketLike
 from .doors.endpoint import Endpoint
 from .doors.guard import guarded
-from .engine.engine import Engine
+from .engine.engine import Engine, Tower
 from .engine.figures import Analytics, UserHealth, analytics_of, health_of
-from .engine.parts import (
-    limiter_of,
-    queue_factory_of,
-    require_async,
-    require_config,
-    require_part,
-    scorer_of,
-    validator_of,
-)
-from .errors import CloseCode, ConfigurationError, ConnectionClosed, Forbidden
+from .engine.parts import make_parts, require_config
+from .errors import CloseCode, ConfigurationError, ConnectionClosed
 from .messages import (
     AllTenants,
     ConnectionStatus,
@@ -46,9 +40,9 @@ from .protocols import (
     HealthScorer,
     MessageQueue,
     MessageValidator,
+    Observer,
     RateLimiter,
 )
-from .wire.codecs import JSONCodec, MessagePackCodec
 from .wire.outgoing import Outgoing, size_of
 
 __all__ = ["ConnectionManager"]
@@ -61,7 +55,9 @@ class ConnectionManager:
 
     Lives on one event loop. Each part can be replaced by anything that keeps the promises of its
     protocol in `wsmanager.protocols`: `limiter`, `validator`, `health`, `auth`, `authorizer` and the
-    `codecs` are one instance for all connections; `queue` is a factory, called per congested one.
+    `codecs` are one instance for all connections; `queue` is a factory, called per congested one. An
+    `observer` sees what happens. Each of `residents` is called with the manager's engine, and returns a
+    `wsmanager.connections.residents.Resident`, which takes part in the life of every connection.
     """
 
     def __init__(
@@ -75,36 +71,52 @@ class ConnectionManager:
         health: HealthScorer | None = None,
         authorizer: Authorizer | None = None,
         codecs: Sequence[Codec] | None = None,
+        observer: Observer | None = None,
         clock: Clock = time.monotonic,
+        residents: Iterable[Tower] = (),
     ) -> None:
         config = WebSocketConfig() if config is None else config
         require_config(config)
-        require_part("auth", auth, "authenticate")
-        require_async("auth", auth, "authenticate")
-        require_part("limiter", limiter, "check_rate_limit")
-        require_part("validator", validator, "validate_message")
-        require_part("health", health, "score")
-        require_part("authorizer", authorizer, "may_join", "may_publish")
-        if queue is not None and not callable(queue):
-            raise ConfigurationError("queue= is a factory: pass the class or a function that makes a queue")
-        if codecs is not None and not codecs:
-            raise ConfigurationError("codecs= must not be empty; the first serves clients that name none")
-        self.config = config
-        self.analytics = MessageAnalytics(max_types=config.analytics_max_types, now=clock())
-        self._engine = Engine(
+        parts = make_parts(
             config,
+            limiter=limiter,
+            queue=queue,
+            validator=validator,
+            health=health,
             auth=auth,
-            limiter=limiter if limiter is not None else limiter_of(config),
-            queue=queue if queue is not None else queue_factory_of(config),
-            validator=validator if validator is not None else validator_of(config),
-            health=health if health is not None else scorer_of(config),
             authorizer=authorizer,
-            codecs=tuple(codecs) if codecs is not None else (JSONCodec(), MessagePackCodec()),
-            analytics=self.analytics,
+            codecs=codecs,
+            observer=observer,
             clock=clock,
         )
-        self.endpoint = Endpoint(self._engine, self._engine.pipeline)
+        self.config = config
+        self.analytics = MessageAnalytics(max_types=config.analytics_max_types, now=clock())
+        self.engine = Engine(config, parts, self.analytics, (self._make_publisher, *residents))
+        """What is behind the manager: for residents, and for whoever extends it."""
+        self.endpoint = Endpoint(self.engine)
         """The manager as an ASGI application: mount it, or run it alone."""
+
+    def _make_publisher(self, engine: Engine) -> Publisher:
+        retention = Retention(
+            engine.config,
+            engine.registry,
+            engine.encodings,
+            engine.analytics,
+            engine.drops,
+            engine.now,
+            engine.journal,
+        )
+        self._publisher = Publisher(
+            engine.config,
+            engine.registry,
+            engine.sender,
+            retention,
+            engine.appearances,
+            engine.drops,
+            is_anonymous=engine.gate.is_anonymous,
+            may_publish=engine.system.may_publish,
+        )
+        return self._publisher
 
     # --- handlers
 
@@ -127,7 +139,7 @@ class ConnectionManager:
         """
 
         def register(handler: H) -> H:
-            self._engine.router.add(
+            self.engine.router.add(
                 type,
                 handler,
                 scopes=scopes,
@@ -143,12 +155,12 @@ class ConnectionManager:
     def on_connect(self, hook: H) -> H:
         """Call `hook(conn)` when a connection is open, before its first message. Raising
         `Disconnect` in it closes the connection with that code."""
-        self._engine.hooks.on_connect.append(hook)
+        self.engine.hooks.on_connect.append(hook)
         return hook
 
     def on_disconnect(self, hook: H) -> H:
         """Call `hook(conn)` once a connection is closed and its last handler is done."""
-        self._engine.hooks.on_disconnect.append(hook)
+        self.engine.hooks.on_disconnect.append(hook)
         return hook
 
     async def dispatch(self, conn: Connection, raw: Frame) -> None:
@@ -157,13 +169,13 @@ class ConnectionManager:
         A frame that came through the connection's own guarded ``receive`` is not checked twice. Errors
         are answered to the client and never raised here.
         """
-        pipeline = self._engine.pipeline
+        dispatch = self.engine.dispatch
         message = None if conn.guard is None else conn.guard.take_passed(raw)
         if message is None:
-            rest = pipeline.handle(conn, raw)
+            rest = dispatch.handle(conn, raw)
         else:
-            work = pipeline.assign(conn, message, size_of(raw))
-            rest = None if work is None else pipeline.start(conn, work)
+            work = dispatch.assign(conn, message, size_of(raw))
+            rest = None if work is None else dispatch.start(conn, work)
         if rest is not None:
             await rest
 
@@ -185,8 +197,7 @@ class ConnectionManager:
         the client was told; `DuplicateConnectionId` for an id in use.
         """
         return Adoption(
-            self._engine,
-            self._engine.pipeline,
+            self.engine,
             websocket,
             user_id=user_id,
             tenant=tenant,
@@ -197,7 +208,7 @@ class ConnectionManager:
     async def disconnect(self, conn: Connection, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close `conn`, if it is not closed yet. The ``on_disconnect`` hooks of an adopted socket have run
         when this returns; those of another run once its last handler is done."""
-        await self._engine.disconnect(conn, code, reason)
+        await self.engine.disconnect(conn, code, reason)
 
     def connections(
         self,
@@ -210,14 +221,14 @@ class ConnectionManager:
     ) -> list[Connection]:
         """The connections of a tenant that fit every condition; ``tenant=ALL`` crosses tenants."""
         return list(
-            self._engine.registry.find(user_id=user_id, room=room, tenant=tenant, status=status, where=where)
+            self.engine.registry.find(user_id=user_id, room=room, tenant=tenant, status=status, where=where)
         )
 
     def connection_of(self, websocket: Any) -> Connection:
         """The connection that `WebSocketMiddleware` made of a WebSocket: of anything that has a ``scope``,
         or of the scope itself. Raises `ConfigurationError` where no middleware of this manager guards it."""
         scope = getattr(websocket, "scope", websocket)
-        socket = guarded(scope, self._engine) if isinstance(scope, MutableMapping) else None
+        socket = guarded(scope, self.engine) if isinstance(scope, MutableMapping) else None
         if socket is None:
             raise ConfigurationError(
                 "no middleware guards this WebSocket: put WebSocketMiddleware(app, manager) around the app"
@@ -226,7 +237,7 @@ class ConnectionManager:
 
     def get_connection(self, connection_id: str) -> Connection | None:
         """The connection of this id, if it is open or about to be."""
-        return self._engine.registry.get(connection_id)
+        return self.engine.registry.get(connection_id)
 
     # --- sending
 
@@ -250,20 +261,9 @@ class ConnectionManager:
         again with backoff before it is kept. `conflate`: while a peer is congested, only the latest
         message of that key waits. Nothing is kept for an anonymous user, who never comes back.
         """
-        self._engine.bind()
-        if self._engine.gate.is_anonymous(user_id):
-            delivery = Delivery.VOLATILE
-        return await self._engine.sender.to_user(
-            UserKey(tenant, user_id),
-            message,
-            priority=priority,
-            delivery=Delivery(delivery),
-            exclude=exclude,
-            wait=wait,
-            ttl=ttl,
-            conflate=conflate,
-            typed=self._engine.typed,
-        )
+        self.engine.bind()
+        outgoing = self._outgoing(message, priority, ttl, conflate, delivery)
+        return await self._publisher.to_user(UserKey(tenant, user_id), outgoing, exclude=exclude, wait=wait)
 
     async def send_to_session(
         self,
@@ -283,16 +283,9 @@ class ConnectionManager:
         With `sender` the message is that client's: the authorizer is asked whether it may publish
         there (`Forbidden` if not), and the room is one of its own tenant.
         """
-        _require_volatile(delivery)
-        self._engine.bind()
-        if sender is not None:
-            tenant = sender.tenant
-            if not await self._engine.system.may_publish(sender, room):
-                raise Forbidden("You may not send to this room.")
-        outgoing = self._outgoing(message, priority, ttl, conflate)
-        return self._engine.sender.fan_out(
-            self._engine.registry.of_room(RoomKey(tenant, room)), outgoing, exclude
-        )
+        self.engine.bind()
+        outgoing = self._outgoing(message, priority, ttl, conflate, delivery)
+        return await self._publisher.to_room(RoomKey(tenant, room), outgoing, exclude=exclude, author=sender)
 
     async def broadcast(
         self,
@@ -306,10 +299,9 @@ class ConnectionManager:
         conflate: str | None = None,
     ) -> DeliveryReport:
         """Send to every connection of a tenant; ``tenant=ALL`` crosses tenants."""
-        _require_volatile(delivery)
-        self._engine.bind()
-        outgoing = self._outgoing(message, priority, ttl, conflate)
-        return self._engine.sender.fan_out(self._engine.registry.of_tenant(tenant), outgoing, exclude)
+        self.engine.bind()
+        outgoing = self._outgoing(message, priority, ttl, conflate, delivery)
+        return await self._publisher.to_tenant(tenant, outgoing, exclude=exclude)
 
     async def send_to_connection(
         self,
@@ -321,18 +313,22 @@ class ConnectionManager:
         conflate: str | None = None,
     ) -> DeliveryReport:
         """Send to one connection; a connection that is not there is reported as offline."""
-        self._engine.bind()
-        conn = self._engine.registry.get(connection_id)
-        outgoing = self._outgoing(message, priority, ttl, conflate)
-        if conn is None:
-            return DeliveryReport(offline=1, failed=(connection_id,))
-        return self._engine.sender.fan_out((conn,), outgoing)
+        self.engine.bind()
+        outgoing = self._outgoing(message, priority, ttl, conflate, Delivery.VOLATILE)
+        return await self._publisher.to_connection(connection_id, outgoing)
 
     def _outgoing(
-        self, message: OutboundMessage, priority: MessagePriority | None, ttl: float | None, key: str | None
+        self,
+        message: OutboundMessage,
+        priority: MessagePriority | None,
+        ttl: float | None,
+        key: str | None,
+        delivery: Delivery,
     ) -> Outgoing:
-        expires_at = None if ttl is None else self._engine.now() + ttl
-        return Outgoing(message, priority=priority, expires_at=expires_at, key=key, typed=self._engine.typed)
+        expires_at = None if ttl is None else self.engine.now() + ttl
+        return Outgoing(
+            message, priority=priority, delivery=Delivery(delivery), expires_at=expires_at, key=key
+        )
 
     # --- rooms
 
@@ -341,21 +337,21 @@ class ConnectionManager:
         the authorizer is not asked. Raises `InvalidName`, `RoomLimitReached` and `ConnectionClosed`."""
         if conn.status is not ConnectionStatus.OPEN:
             raise ConnectionClosed(f"connection {conn.id} is not open")
-        return self._engine.registry.join(conn, room)
+        return self.engine.registry.join(conn, room)
 
     async def leave_session(self, conn: Connection, room: str) -> bool:
         """Take a connection out of a room; False when it was not there."""
-        return self._engine.registry.leave(conn, room)
+        return self.engine.registry.leave(conn, room)
 
     # --- figures
 
     def get_connection_health(self, user_id: str, tenant: Tenant = None) -> UserHealth:
         """How each connection of a user does, and the worst of them."""
-        return health_of(self._engine, UserKey(tenant, user_id))
+        return health_of(self.engine, UserKey(tenant, user_id))
 
     def get_analytics(self) -> Analytics:
         """The manager's figures, as a value that msgspec encodes."""
-        return analytics_of(self._engine)
+        return analytics_of(self.engine)
 
     # --- life
 
@@ -367,7 +363,7 @@ class ConnectionManager:
 
         Call it before the server is told to end, where the server's own end gives no time for that.
         """
-        await self._engine.drain()
+        await self.engine.life.drain()
 
     async def aclose(self) -> None:
         """Close every connection with a reconnect code and stop all background work.
@@ -375,10 +371,10 @@ class ConnectionManager:
         From then on sockets are refused, until ``async with`` or a lifespan starts the manager again, or
         it is used on another event loop.
         """
-        await self._engine.aclose()
+        await self.engine.life.aclose()
 
     async def __aenter__(self) -> Self:
-        self._engine.start()
+        self.engine.life.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -390,10 +386,3 @@ class ConnectionManager:
         del app
         async with self:
             yield
-
-
-def _require_volatile(delivery: Delivery) -> None:
-    if Delivery(delivery) is not Delivery.VOLATILE:
-        raise ConfigurationError(
-            f"{delivery} delivery is for personal messages; rooms and broadcasts are volatile"
-        )

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
+from .connections.ending import let_go
 from .doors.guard import GuardedSocket, guarded
 from .doors.modes import EnvelopeMode, JSONMode, Mode, OnViolation, OpaqueMode
+from .engine.engine import Engine
 from .errors import ConfigurationError, Refused
+from .manager import ConnectionManager
 from .wire.asgi import Event, Receive, Scope, Send
 from .wire.codecs import OPAQUE
-
-if TYPE_CHECKING:
-    from .engine.engine import Engine
-    from .manager import ConnectionManager
+from .wire.encodings import AS_GIVEN
 
 __all__ = ["ModeName", "WebSocketMiddleware"]
 
@@ -47,14 +47,14 @@ class WebSocketMiddleware:
     ) -> None:
         self.app = app
         self.manager = manager
-        self._engine = engine = manager._engine
+        self._engine = engine = manager.engine
         by_prefix = {"": mode} if isinstance(mode, str) else dict(mode)
         made = _modes(engine, on_violation)
         for name in by_prefix.values():
             if name is not None and name not in made:
                 raise ConfigurationError(f"{name!r} is no mode: {', '.join(made)}, or None for a path")
         if "json" in by_prefix.values():
-            engine.typed = False
+            engine.encodings.has_given = True
         modes: dict[str, Mode | None] = {"": made["opaque"]}
         for prefix, name in by_prefix.items():
             modes[_bare(prefix)] = None if name is None else made[name]
@@ -82,7 +82,7 @@ class WebSocketMiddleware:
             self._engine.hooks.farewell_soon(socket.conn)
             raise
         finally:
-            socket.conn.let_go()
+            let_go(socket.conn)
         self._engine.hooks.farewell_soon(socket.conn)  # the server closes when this returns
 
     def _mode_of(self, scope: Scope) -> Mode | None:
@@ -109,7 +109,7 @@ class WebSocketMiddleware:
     async def _meet(self, mode: Mode, scope: Scope, receive: Receive, send: Send) -> GuardedSocket | None:
         """The guard around a socket that may come in; None when the client was told why it may not."""
         try:
-            visitor, conn = await self._engine.examine(scope, receive, send)
+            visitor, conn = await self._engine.admission.examine(scope, receive, send)
         except Refused:
             return None
         return GuardedSocket(self._engine, visitor, conn, mode)
@@ -121,12 +121,12 @@ class WebSocketMiddleware:
         async def receive_lifespan() -> Event:
             event = await receive()
             if event["type"] == "lifespan.shutdown":
-                await self._engine.aclose()
+                await self._engine.life.aclose()
             return event
 
         async def send_lifespan(event: Event) -> None:
             if event["type"] == "lifespan.startup.complete":
-                self._engine.start()
+                self._engine.life.start()
             await send(event)
 
         return receive_lifespan, send_lifespan
@@ -134,9 +134,9 @@ class WebSocketMiddleware:
 
 def _modes(engine: Engine, on_violation: OnViolation | None) -> dict[str, Mode]:
     return {
-        "opaque": OpaqueMode(engine.pipeline, OPAQUE),
-        "json": JSONMode(engine.pipeline, engine.retention.codec, on_violation),
-        "envelope": EnvelopeMode(engine.pipeline, engine.default_codec, label="envelope"),
+        "opaque": OpaqueMode(engine.inspection, OPAQUE, engine.journal),
+        "json": JSONMode(engine.inspection, AS_GIVEN, engine.journal, on_violation),
+        "envelope": EnvelopeMode(engine.inspection, engine.encodings.default, label="envelope"),
     }
 
 

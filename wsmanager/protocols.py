@@ -6,7 +6,7 @@ nor perform I/O: it runs for every message. `wsmanager.testing` holds one contra
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from .messages import Frame, InboundMessage, MessagePriority, Tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping, Sequence
+    from collections.abc import Awaitable, Sequence
 
 __all__ = [
     "NO_CLAIMS",
@@ -30,9 +30,11 @@ __all__ = [
     "Identity",
     "MessageQueue",
     "MessageValidator",
+    "Observer",
     "Principal",
     "RateDecision",
     "RateLimiter",
+    "Seen",
 ]
 
 T = TypeVar("T")
@@ -249,6 +251,35 @@ class Authorizer(Protocol):
         ...
 
 
+# --- what happens
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """Something that happened in a manager, as its observer sees it."""
+
+    event: str
+    """Its name, as in the log: ``handler.failed``, ``connection.opened``."""
+    level: int
+    """Of the log."""
+    at: float
+    """When, on the manager's clock."""
+    fields: Mapping[str, Any]
+    """What the log shows with it, as values."""
+    error: BaseException | None = None
+
+
+class Observer(Protocol):
+    """Sees what happens: for metrics, alerts and recorders."""
+
+    def saw(self, seen: Seen) -> None:
+        """Take note. Runs in the middle of what happens: must neither block nor wait, nor call the manager.
+
+        What it raises is logged as ``observer.failed`` and harms nobody. Never called for a single message
+        that went well.
+        """
+        ...
+
+
 # --- codec
 
 
@@ -267,7 +298,11 @@ class Codec(Protocol):
         ...
 
     def encode(self, message: Any) -> Frame:
-        """One frame. Raises `EncodeError` for what it cannot express; never sends half a message."""
+        """One frame. Raises `EncodeError` for what it cannot express; never sends half a message.
+
+        What the application sends is a mapping or an object with a ``type``; what the manager says by itself
+        is a Struct of `wsmanager.wire.words`, whose tag is its type.
+        """
         ...
 
     def decode(self, frame: Frame) -> InboundMessage:

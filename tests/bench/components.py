@@ -18,6 +18,7 @@ from wsmanager import (
     MessagePriorityQueue,
     SecurityValidator,
 )
+from wsmanager.connections.ending import end
 from wsmanager.testing import FakeSocket
 
 from .fakes import FRAME, make_manager, scope_for
@@ -33,15 +34,15 @@ async def _registration() -> float:
     """From the server's connect event to a reachable connection and back, JWT left out."""
     manager = make_manager(10)
     manager = type(manager)(manager.config)
-    engine = manager._engine
+    engine = manager.engine
     scope = scope_for(0, 1)
     best = float("inf")
     for _ in range(30):
         started = time.perf_counter()
         for _ in range(200):
             socket = FakeSocket(scope)
-            conn = await engine.enter(scope, socket.receive, socket.send, user_id="user-0")
-            conn.ended()
+            conn = await engine.admission.enter(scope, socket.receive, socket.send, user_id="user-0")
+            end(conn)
         best = min(best, (time.perf_counter() - started) / 200)
     await manager.aclose()
     return best

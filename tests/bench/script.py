@@ -21,6 +21,7 @@ from wsmanager.testing import FakeSocket, VirtualTimeLoop
 from wsmanager.wire.below import EXTENSION
 from wsmanager.wire.codecs import decode_json
 from wsmanager.wire.outgoing import prepare_own
+from wsmanager.wire.words import Reply
 
 from .counter import Counter
 from .fakes import FRAME, SECRET, App, Nowhere, bare, make_manager, open_sockets, quiet, scope_for, settle
@@ -153,18 +154,18 @@ async def _echo(conn: Any, data: Any) -> Any:
 
 def _parts_of_echo(manager: ConnectionManager) -> dict[str, Callable[[], object]]:
     (conn,) = manager.connections()
-    pipeline, size = manager._engine.pipeline, len(FRAME)
-    work = pipeline.admit(conn, FRAME)
+    inspection, dispatch, size = manager.engine.inspection, manager.engine.dispatch, len(FRAME)
+    work = dispatch.admit(conn, FRAME)
     assert work is not None
-    reply = {"type": "reply", "re": work.message.id, "data": work.data}
+    reply = Reply(work.message.id or "", work.data)
     analytics, kind = manager.analytics, work.route.type
     return {
         "health": partial(conn.health.heard, _NOW),
-        "size": partial(pipeline.measure, FRAME),
-        "rate limit": partial(pipeline.charge, conn, 1, _NOW),
+        "size": partial(inspection.measure, FRAME),
+        "rate limit": partial(inspection.charge, conn, 1, _NOW),
         "decode": partial(conn.codec.decode, FRAME),
-        "validate": partial(pipeline.validate, work.message, FRAME),
-        "route, rights, payload": partial(pipeline.assign, conn, work.message, size),
+        "validate": partial(inspection.validate, work.message, FRAME),
+        "route, rights, payload": partial(dispatch.assign, conn, work.message, size),
         "handler": partial(_step, _echo, conn, work.data),
         "encode the reply": partial(prepare_own, reply, conn.codec),
         "push, with the server's send": partial(conn.push, prepare_own(reply, conn.codec)),
@@ -174,16 +175,16 @@ def _parts_of_echo(manager: ConnectionManager) -> dict[str, Callable[[], object]
 
 def _parts_of_guarded(manager: ConnectionManager) -> dict[str, Callable[[], object]]:
     (conn,) = manager.connections()
-    guard, pipeline = conn.guard, manager._engine.pipeline
+    guard, inspection = conn.guard, manager.engine.inspection
     assert isinstance(guard, GuardedSocket)
     message = InboundMessage("json", decode_json(FRAME))
     return {
         "health": partial(conn.health.heard, _NOW),
-        "size": partial(pipeline.measure, FRAME),
-        "rate limit": partial(pipeline.charge, conn, 1, _NOW),
+        "size": partial(inspection.measure, FRAME),
+        "rate limit": partial(inspection.charge, conn, 1, _NOW),
         "decode": partial(decode_json, FRAME),
-        "validate": partial(pipeline.validate, message, FRAME),
-        "analytics": partial(pipeline.count, "json", size=len(FRAME), error=None, now=_NOW),
+        "validate": partial(inspection.validate, message, FRAME),
+        "analytics": partial(inspection.count, "json", size=len(FRAME), error=None, now=_NOW),
         "the guard's send, with the server's": partial(_step, guard.send, _REPLY),
     }
 

@@ -91,7 +91,7 @@ def errors_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 @contextmanager
 def no_errands(manager: ConnectionManager) -> Generator[None]:
     """As if as many errands ran as may: it would take a hundred thousand."""
-    supervisor = manager._engine.supervisor
+    supervisor = manager.engine.supervisor
     most, supervisor._max_errands = supervisor._max_errands, 0
     yield
     supervisor._max_errands = most

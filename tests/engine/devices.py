@@ -11,6 +11,7 @@ import msgspec
 from starlette.websockets import WebSocket
 
 from wsmanager import ALL, Connection, ConnectionManager, ConnectionStatus
+from wsmanager.connections.seams import NEGOTIATED
 from wsmanager.testing import Peer, connect
 
 JSON, MSGPACK = "wsmanager.v1.json", "wsmanager.v1.msgpack"
@@ -27,7 +28,7 @@ async def online(
         (conn,) = (conn for conn in manager.connections(tenant=ALL) if conn.id not in known)
         while conn.status is not ConnectionStatus.OPEN:  # noqa: ASYNC110 - where a server's `send` takes turns
             await asyncio.sleep(0)
-        if conn.negotiated:
+        if conn.flags & NEGOTIATED:
             await peer.receive()
         yield peer, conn
 

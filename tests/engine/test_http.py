@@ -263,7 +263,7 @@ async def test_a_task_that_crashed_shows(make_manager: MakeManager) -> None:
 
     manager = make_manager()
     async with manager:
-        manager._engine.supervisor.keep_alive("errand", crash)
+        manager.engine.supervisor.keep_alive("errand", crash)
         await asyncio.sleep(0.1)
         overview = (await ask(endpoints(manager, public=True), "/health")).json()
     assert (overview["status"], overview["reasons"]) == ("degraded", ["task_crashed: errand"])

@@ -199,9 +199,9 @@ async def test_f49_an_id_is_the_servers_and_no_client_has_a_say_in_it(
 
 async def test_f49_of_two_that_race_for_one_id_the_second_is_refused(make_manager: MakeManager) -> None:
     manager = make_manager(auth=Slow())
-    engine, sockets = manager._engine, [FakeSocket(websocket_scope(query="user=ann")) for _ in range(2)]
+    engine, sockets = manager.engine, [FakeSocket(websocket_scope(query="user=ann")) for _ in range(2)]
     first, second = await asyncio.gather(
-        *(engine.enter(one.scope, one.receive, one.send, connection_id="same") for one in sockets),
+        *(engine.admission.enter(one.scope, one.receive, one.send, connection_id="same") for one in sockets),
         return_exceptions=True,
     )
     assert isinstance(first, Connection)

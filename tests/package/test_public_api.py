@@ -18,14 +18,21 @@ WSManagerError WebSocketConfig WebSocketMiddleware WeightedHealthScorer WrongEve
 """
 
 METHODS = """
-aclose analytics broadcast config connect connection_of connections disconnect dispatch drain endpoint
+aclose analytics broadcast config connect connection_of connections disconnect dispatch drain endpoint engine
 get_analytics get_connection get_connection_health join_session leave_session lifespan on on_connect
 on_disconnect send_personal_message send_to_connection send_to_session
 """
 
 CONNECTION = """
-claims close id key metadata rooms scopes send status tenant tier user_id
+claims close health id metadata rooms scopes send status tenant tier user_id
 """
+"""For applications."""
+
+LINE = """
+address ahead answer beside close_soon codec congestion direct ending flags guard is_spoken_to joined key lane
+caught_up not_taken owner peer_failed push reader receive send_event send_raw trouble waiting weigh write
+"""
+"""For the rest of the package: see `wsmanager.connections.seams`."""
 
 
 def test_the_names_of_the_package() -> None:
@@ -38,8 +45,15 @@ def test_the_methods_of_the_manager() -> None:
     assert sorted(name for name in dir(manager) if not name.startswith("_")) == sorted(METHODS.split())
 
 
-def test_what_a_handler_uses_of_a_connection_is_there() -> None:
-    assert set(CONNECTION.split()) <= set(dir(wsmanager.Connection))
+def test_a_connection_has_forty_names_at_most() -> None:
+    names = {name for name in dir(wsmanager.Connection) if not name.startswith("_")}
+    assert names == {*CONNECTION.split(), *LINE.split()}
+    assert len(names) <= 40
+
+
+def test_the_names_for_applications_are_documented() -> None:
+    documented = re.findall(r"`(\w+)`", wsmanager.Connection.__doc__ or "")
+    assert sorted(documented) == sorted(CONNECTION.split())
 
 
 def test_the_version_is_that_of_the_project() -> None:

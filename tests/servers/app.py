@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from tests.ends import closing_of
 from wsmanager import Connection, ConnectionManager, JWTAuth, WebSocketConfig, WebSocketMiddleware
 
 SECRET = "a secret of at least 32 characters"
@@ -75,7 +76,7 @@ async def fan(conn: Connection, data: Any) -> None:
 
 @manager.on_disconnect
 async def gone(conn: Connection) -> None:
-    ends.append((conn.user_id, conn.closing))
+    ends.append((conn.user_id, closing_of(conn)))
 
 
 async def echo_by_itself(websocket: WebSocket) -> None:

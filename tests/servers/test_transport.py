@@ -22,6 +22,7 @@ from wsmanager import Connection, ConnectionManager, MessagePriority, WebSocketC
 from wsmanager.servers.pipe import Pipe
 from wsmanager.servers.sansio import SansIOProtocol
 from wsmanager.servers.uvicorn import WebSocketProtocol
+from wsmanager.wire.below import wire_of
 
 from .raw import RawClient
 from .servers import SERVERS, Process
@@ -163,7 +164,7 @@ def test_while_a_peer_stalls_what_matters_overtakes_what_waits() -> None:
             peer = await RawClient.dial(url)
             (conn,) = manager.connections()
             number = 0
-            while not conn.congested:
+            while conn.congestion is None:
                 await manager.broadcast({"type": "filler", "data": "x" * 10_000})
                 await asyncio.sleep(0)
                 number += 1
@@ -191,10 +192,10 @@ def test_how_much_may_wait_in_the_server_is_a_setting() -> None:
         async with serving(manager.endpoint, protocol) as url:
             peer = await RawClient.dial(url)
             (conn,) = manager.connections()
-            while not conn.congested:
+            while conn.congestion is None:
                 await manager.broadcast({"type": "filler", "data": "x" * 10_000})
                 await asyncio.sleep(0)
-            wire = conn.wire()
+            wire = conn.direct or wire_of(conn.receive, conn.send_raw)
             assert wire is not None
             size = wire.get_write_buffer_size()
             peer.drop()

@@ -7,42 +7,56 @@ import logging
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ..errors import ConnectionClosed
-from ..logs import log_event
+from ..messages import MessagePriority
+from ..protocols import MessageQueue
 from ..tasks.supervision import is_being_cancelled
 from ..wire.asgi import Event
-from ..wire.outgoing import Outgoing, Prepared
+from ..wire.outgoing import Outgoing
 from ..wire.stepping import discard
-
-if TYPE_CHECKING:
-    from .connection import Connection
+from .seams import Line, Waiting, priority_of
 
 __all__ = ["AppEvent", "Congestion"]
 
 
-class AppEvent(Outgoing):
-    """An event that the application sends by itself, and who waits until the server has it."""
+class AppEvent:
+    """An event that the application sends by itself; `done` tells whoever waits until the server has it."""
 
-    __slots__ = ("done",)
+    __slots__ = ("done", "event")
+
+    size = 0
+    priority: MessagePriority | None = None
+    expires_at: float | None = inf
+    key: str | None = None
+    counted_as = ""
 
     def __init__(self, event: Event) -> None:
-        super().__init__(event, type="", expires_at=inf)
+        self.event = event
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def is_wanted(self) -> bool:
+        return not self.done.cancelled()
+
+    def frame(self) -> None:
+        return None
+
+    def queued(self) -> None:
+        pass
 
     def taken(self) -> None:
         if not self.done.done():
             self.done.set_result(None)
 
-    @property
-    def withdrawn(self) -> bool:
-        return self.done.cancelled()
+    def left(self) -> Outgoing | None:
+        return None
 
-    def fail(self, error: BaseException) -> None:
-        """Tell who waits, if somebody still does."""
+    def failed(self, error: BaseException) -> bool:
         if not self.done.done():
             self.done.set_exception(error)
+        return True
 
 
 class Congestion:
@@ -56,8 +70,8 @@ class Congestion:
     __slots__ = (
         "_begun",
         "_bytes",
-        "_conn",
         "_in_hand",
+        "_line",
         "_queue",
         "_rest",
         "_roomy",
@@ -67,23 +81,23 @@ class Congestion:
         "_timeouts",
     )
 
-    def __init__(self, conn: Connection, rest: Awaitable[None], in_hand: Prepared) -> None:
+    def __init__(self, line: Line, rest: Awaitable[None], in_hand: Waiting) -> None:
         """`rest` is what remains of sending `in_hand`. Nothing happens before `start`."""
-        self._conn = conn
-        self._queue = conn.host.new_queue()
+        self._line = line
+        self._queue: MessageQueue[Waiting] = line.owner.new_queue()
         self._bytes = 0
-        self._spared: list[Prepared] = []
+        self._spared: list[Waiting] = []
         """Events of the application's own that had no place in the queue; they go first."""
-        self._in_hand: Prepared | None = in_hand
+        self._in_hand: Waiting | None = in_hand
         self._rest: Awaitable[None] | None = rest
         self._begun = False
         self._roomy: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
-        self._since = conn.host.now()
+        self._since = line.owner.now()
         """When the server last took a frame."""
         self._timeouts = 0
         """How many send timeouts have passed since."""
-        in_hand.outgoing.waiting += 1
+        in_hand.queued()
 
     def start(self) -> None:
         """Send in the background until nothing waits or the peer is gone, and tell the connection."""
@@ -91,21 +105,21 @@ class Congestion:
 
     # --- what comes
 
-    def push(self, prepared: Prepared) -> bool:
-        """Take a message in, or answer false. What gives way for it is given up."""
-        conn, outgoing = self._conn, prepared.outgoing
-        now = conn.host.now()
+    def push(self, item: Waiting) -> bool:
+        """Take an item in, or answer false. What gives way for it is given up."""
+        line = self._line
+        now, expires_at = line.owner.now(), item.expires_at
         outcome = self._queue.enqueue(
-            prepared,
-            conn.priority_of(outgoing),
-            size=prepared.size,
-            ttl=None if outgoing.expires_at is None else outgoing.expires_at - now,
-            key=outgoing.key,
+            item,
+            priority_of(line, item),
+            size=item.size,
+            ttl=None if expires_at is None else expires_at - now,
+            key=item.key,
             now=now,
         )
         if outcome.accepted:
-            outgoing.waiting += 1
-            self._bytes += prepared.size
+            item.queued()
+            self._bytes += item.size
         self._remove(outcome.evicted, "evicted")
         if outcome.replaced is not None:
             self._remove((outcome.replaced,), "conflated")
@@ -117,11 +131,10 @@ class Congestion:
         Raises what the server says to it, or `ConnectionClosed`. Who is cancelled before its turn has
         sent nothing.
         """
-        outgoing = AppEvent(event)
-        prepared = Prepared(event, 0, outgoing)
-        if not self.push(prepared):
-            self._spared.append(prepared)
-        await outgoing.done
+        item = AppEvent(event)
+        if not self.push(item):
+            self._spared.append(item)
+        await item.done
 
     # --- room
 
@@ -131,20 +144,21 @@ class Congestion:
 
     @property
     def half_full(self) -> bool:
-        """Whether more than half of the queue is taken, in messages or in bytes."""
-        config = self._conn.host.config
+        """True while more than half of the queue is taken, in messages or in bytes."""
+        config = self._line.owner.config
         return len(self._queue) * 2 > config.queue_max_messages or self._bytes * 2 > config.queue_max_bytes
 
     def has_room_for(self, size: int) -> bool:
-        """Whether a message of `size` bytes can wait without another giving way."""
-        config = self._conn.host.config
+        """True if a message of `size` bytes can wait without another giving way."""
+        config = self._line.owner.config
         return len(self._queue) < config.queue_max_messages and self._bytes + size <= config.queue_max_bytes
 
     async def room(self) -> None:
-        """Wait until half of the queue is free, or the end."""
-        if self._roomy is None:
-            self._roomy = asyncio.Event()
-        await self._roomy.wait()
+        """Wait until at most half of the queue is taken, or the end."""
+        if self.half_full:
+            if self._roomy is None:
+                self._roomy = asyncio.Event()
+            await self._roomy.wait()
 
     def _tell_room(self) -> None:
         roomy, self._roomy = self._roomy, None
@@ -168,7 +182,7 @@ class Congestion:
             # No await since nothing was found to wait: nothing can have slipped in.
             self.drop_expired()
             self._tell_room()
-            self._conn.caught_up(self)
+            self._line.caught_up(self)
 
     async def _hand_over(self) -> bool:
         """Give the server one more, once it has what is in hand; False at the end."""
@@ -176,62 +190,61 @@ class Congestion:
             if self._rest is not None:
                 await self._rest
                 self._rest = None
-            prepared = self._next()
-            if prepared is not None:
-                self._rest = self._conn.write(prepared)
+            item = self._next()
+            if item is not None:
+                self._rest = self._line.write(item)
         except Exception as error:
             if isinstance(error, OSError) or not self._refused(error):
                 raise
             return True
-        return prepared is not None
+        return item is not None
 
     def _refused(self, error: Exception) -> bool:
-        """The server does not want what is in hand, and the peer is still there: where that is an event of
-        the application's own, its sender is told, and the rest goes on."""
+        """True where the server does not want what is in hand and the peer is still there: its sender is
+        told, and the rest goes on."""
         refused = self._in_hand
-        if refused is None or not isinstance(refused.outgoing, AppEvent):
+        if refused is None or not refused.failed(error):
             return False
         self._in_hand = self._rest = None
-        refused.outgoing.fail(error)
         return True
 
-    def _next(self) -> Prepared | None:
-        """The server took what was in hand: what goes next; None at the end."""
+    def _next(self) -> Waiting | None:
+        """Return what goes next, now that the server took what was in hand; None at the end."""
         taken, self._in_hand = self._in_hand, self._take()
         if taken is not None:
             self._taken(taken)
             if self._in_hand is None:
-                self._in_hand = self._take()  # what the host had kept for it until now
+                self._in_hand = self._take()  # what the owner had kept for it until now
         return self._in_hand
 
-    def _taken(self, prepared: Prepared) -> None:
-        breaker, host = self._conn.breaker, self._conn.host
-        if self._timeouts == 0 and breaker is not None:
-            breaker.record_success()
-        self._since, self._timeouts = host.now(), 0
-        prepared.outgoing.taken()
-        host.handed_over(self._conn, prepared)
+    def _taken(self, item: Waiting) -> None:
+        line = self._line
+        if self._timeouts == 0 and line.trouble is not None:
+            line.trouble.breaker.record_success()
+        self._since, self._timeouts = line.owner.now(), 0
+        item.taken()
+        line.owner.handed_over(line, item)
         if not self.half_full:
             self._tell_room()
 
-    def _take(self) -> Prepared | None:
-        """The next that somebody still wants to be sent."""
-        prepared: Prepared | None
+    def _take(self) -> Waiting | None:
+        """Return the next that somebody still wants to be sent."""
         while True:
             if self._spared:
-                prepared = self._spared.pop(0)
+                item = self._spared.pop(0)
             else:
-                prepared = self._queue.dequeue(now=self._conn.host.now())
-                if prepared is None:
+                queued = self._queue.dequeue(now=self._line.owner.now())
+                if queued is None:
                     return None
-                self._bytes -= prepared.size
-            if not prepared.outgoing.withdrawn:
-                return prepared
+                item = queued
+                self._bytes -= item.size
+            if item.is_wanted:
+                return item
 
     def _fail(self, error: BaseException) -> None:
         if self._in_hand is not None:
-            _tell(self._in_hand, error)
-        self._conn.peer_failed(error)
+            self._in_hand.failed(error)
+        self._line.peer_failed(error)
 
     async def drained(self) -> None:
         """Wait until nothing is sent any more, whoever else waits; the task's cancellation is not ours."""
@@ -242,7 +255,7 @@ class Congestion:
 
     def check(self, now: float) -> Literal["overdue", "slow"] | None:
         """What the time without progress means; "overdue" once per send timeout."""
-        config, stuck = self._conn.host.config, now - self._since
+        config, stuck = self._line.owner.config, now - self._since
         if stuck >= config.slow_timeout:
             return "slow"
         if stuck < config.send_timeout * (self._timeouts + 1):
@@ -252,7 +265,7 @@ class Congestion:
 
     def drop_expired(self) -> None:
         """Give up what waited too long."""
-        self._remove(self._queue.cleanup_expired(now=self._conn.host.now()), "expired")
+        self._remove(self._queue.cleanup_expired(now=self._line.owner.now()), "expired")
 
     def abandon(self) -> None:
         """Stop, and give up what waits. What is in the server's hands may still arrive."""
@@ -262,43 +275,38 @@ class Congestion:
             if self._task is not None and self._task is not asyncio.current_task():
                 self._task.cancel()
         in_hand, self._in_hand = self._in_hand, None
-        left: list[Prepared] = []
+        left: list[Waiting] = []
         if in_hand is not None and _is_done(self._rest):
             self._taken(in_hand)
         elif in_hand is not None:
             left.append(in_hand)
+        owner = self._line.owner
         try:
-            while (prepared := self._queue.dequeue(now=self._conn.host.now())) is not None:
-                left.append(prepared)
+            while (item := self._queue.dequeue(now=owner.now())) is not None:
+                left.append(item)
             self.drop_expired()
         except Exception as error:  # of a replaced queue: what it holds is lost
-            log_event(logging.ERROR, "queue.failed", error=error, connection=self._conn.id)
+            owner.note(logging.ERROR, "queue.failed", error=error, connection=self._line.id)
         self._remove(left, "abandoned")
-        for prepared in self._spared:
-            _tell(prepared, ConnectionClosed(f"connection {self._conn.id} is closed"))
+        for spared in self._spared:
+            spared.failed(ConnectionClosed(f"connection {self._line.id} is closed"))
         self._tell_room()
 
-    def _remove(self, messages: Sequence[Prepared], reason: str) -> None:
+    def _remove(self, items: Sequence[Waiting], reason: str) -> None:
         """Take out of the account what left the queue unsent."""
-        given_up: list[Prepared] = []
-        for prepared in messages:
-            self._bytes -= prepared.size
-            if isinstance(prepared.outgoing, AppEvent):
-                self._spared.append(prepared)
+        given_up: list[Outgoing] = []
+        for item in items:
+            self._bytes -= item.size
+            if (outgoing := item.left()) is None:
+                self._spared.append(item)
             else:
-                prepared.outgoing.waiting -= 1
-                given_up.append(prepared)
+                given_up.append(outgoing)
         if given_up:
-            self._conn.host.given_up(self._conn, given_up, reason)
+            self._line.owner.given_up(self._line, given_up, reason)
 
 
 def _is_done(rest: Awaitable[None] | None) -> bool:
-    """Whether the server has finished without a fault what is still to be awaited."""
+    """True when the server has finished without a fault what is still to be awaited."""
     return (
         isinstance(rest, asyncio.Future) and rest.done() and not rest.cancelled() and rest.exception() is None
     )
-
-
-def _tell(prepared: Prepared, error: BaseException) -> None:
-    if isinstance(prepared.outgoing, AppEvent):
-        prepared.outgoing.fail(error)

@@ -14,12 +14,14 @@ from typing import Any, Final
 
 from ..config import WebSocketConfig
 from ..decisions.registry import Registry
-from ..errors import CloseCode
-from ..logs import log_event
-from ..messages import ConnectionStatus, HealthStatus, SystemType
+from ..errors import CloseCode, FailureKind
+from ..logs import Journal
+from ..messages import ConnectionStatus, HealthStatus
 from ..protocols import Clock, Codec
 from ..wire.outgoing import Prepared, prepare_own
-from .connection import Connection
+from ..wire.words import PING
+from .connection import Connection, trouble_of
+from .seams import NEGOTIATED, WATCHED
 
 __all__ = ["Heartbeat"]
 
@@ -35,12 +37,14 @@ class Heartbeat:
         config: WebSocketConfig,
         registry: Registry[Connection],
         clock: Clock,
+        journal: Journal,
         *,
         sweep: Callable[[float], None],
     ) -> None:
         self._config = config
         self._registry = registry
         self._clock = clock
+        self._journal = journal
         self._sweep = sweep
         interval = config.heartbeat_interval
         longest = min(config.heartbeat_timeout / 2, interval / 2, config.health_check_interval)
@@ -58,6 +62,10 @@ class Heartbeat:
         """How late the last tick was: the event loop was busy that long."""
         self.stalls = 0
         """How often it was so late that silence proved nothing."""
+
+    def figures(self) -> dict[str, Any]:
+        """Return how late it came, and how often too late."""
+        return {"loop_lag": self.lag, "loop_stalls": self.stalls}
 
     async def run(self) -> None:
         """Tick until nobody is connected, or the manager has moved on to another event loop."""
@@ -105,22 +113,24 @@ class Heartbeat:
             # The loop stood still, and so did the frames that wait to be read: silence proves nothing.
             self.stalls += 1
             self._grace_until = now + self._round_length
-            log_event(logging.WARNING, "loop.stalled", seconds=round(self.lag, 3))
+            self._journal.note(logging.WARNING, "loop.stalled", seconds=round(self.lag, 3))
 
     def _press_congested(self) -> None:
         now = self._clock()
         if now >= self._grace_until:
-            _for_each(tuple(self.congested), lambda conn: self._press(conn, now))
+            self._for_each(tuple(self.congested), lambda conn: self._press(conn, now))
 
     def _visit_all(self, bucket: list[Connection], *, ping: bool, check: bool) -> None:
         now = self._clock()
-        _for_each(bucket, lambda conn: self._visit(conn, now, ping=ping, check=check))
+        self._for_each(bucket, lambda conn: self._visit(conn, now, ping=ping, check=check))
 
     def _press(self, conn: Connection, now: float) -> None:
-        verdict = conn.check_congestion(now)
+        verdict = None if conn.congestion is None else conn.congestion.check(now)
         if verdict == "slow":
             conn.close_soon(CloseCode.SLOW, "slow", flush=False)
         elif verdict == "overdue":
+            conn.owner.failed(FailureKind.TRANSIENT)
+            trouble_of(conn).breaker.record_failure(now=now)
             conn.health.record_error()
             conn.health.reassess(now=_moment(conn, now))
             conn.weigh()
@@ -128,14 +138,15 @@ class Heartbeat:
     def _visit(self, conn: Connection, now: float, *, ping: bool, check: bool) -> None:
         if conn.status is not ConnectionStatus.OPEN:
             return
-        conn.ensure_reader()
-        if not conn.watched:  # else it answers ours, which says more of it
-            conn.hear_of_pong(now)
+        if conn.guard is not None and conn.reader is None:
+            conn.guard.read_on()  # or its end goes unseen
+        if not conn.flags & WATCHED:  # else it answers ours, which says more of it
+            _hear_of_pong(conn, now)
         if now >= self._grace_until and self._is_silent(conn, now):
             return
-        if ping and conn.negotiated:
-            if conn.pinged_at is None:  # else an older one still waits for its answer
-                conn.pinged_at = now
+        if ping and conn.flags & NEGOTIATED:
+            if conn.health.pinged_at is None:  # else an older one still waits for its answer
+                conn.health.pinged_at = now
             conn.push(self._ping_for(conn.codec))
         if check:
             self._check_health(conn, now)
@@ -143,10 +154,10 @@ class Heartbeat:
     def _is_silent(self, conn: Connection, now: float) -> bool:
         """Close a peer that has been silent too long; what counts as too long depends on what it promised."""
         idle = now - conn.health.last_active
-        if conn.watched:
+        if conn.flags & WATCHED:
             if idle < self._config.heartbeat_interval + self._config.heartbeat_timeout:
                 return False
-            if conn.negotiated and not self._left_ping_unanswered(conn, now):
+            if conn.flags & NEGOTIATED and not self._left_ping_unanswered(conn, now):
                 return False
             conn.close_soon(CloseCode.NO_HEARTBEAT, "no heartbeat", flush=False)
             return True
@@ -157,7 +168,8 @@ class Heartbeat:
 
     def _left_ping_unanswered(self, conn: Connection, now: float) -> bool:
         """Silence alone proves nothing: a fresh peer, or any peer after a stall, may not have been asked."""
-        return conn.pinged_at is not None and now - conn.pinged_at >= self._config.heartbeat_timeout
+        pinged_at = conn.health.pinged_at
+        return pinged_at is not None and now - pinged_at >= self._config.heartbeat_timeout
 
     def _check_health(self, conn: Connection, now: float) -> None:
         status = conn.health.get_status(now=_moment(conn, now))
@@ -166,25 +178,34 @@ class Heartbeat:
         else:
             conn.weigh()
 
+    def _for_each(self, connections: Iterable[Connection], act: Callable[[Connection], None]) -> None:
+        """Where one raises, because of a replaced scorer, say, the others still get their heartbeat."""
+        failure: Exception | None = None
+        for conn in connections:
+            try:
+                act(conn)
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            self._journal.note(logging.ERROR, "visit.failed", error=failure)
+
     def _ping_for(self, codec: Codec) -> Prepared:
         prepared = self._pings.get(codec)
         if prepared is None:
-            prepared = self._pings[codec] = prepare_own({"type": SystemType.PING, "data": {}}, codec)
+            prepared = self._pings[codec] = prepare_own(PING, codec)
         return prepared
 
 
 def _moment(conn: Connection, now: float) -> float:
     """When to look at its health: a peer that was never asked for a sign of life is no worse for silence."""
-    return now if conn.watched else conn.health.last_active
+    return now if conn.flags & WATCHED else conn.health.last_active
 
 
-def _for_each(connections: Iterable[Connection], act: Callable[[Connection], None]) -> None:
-    """Where one raises, because of a replaced scorer, say, the others still get their heartbeat."""
-    failure: Exception | None = None
-    for conn in connections:
-        try:
-            act(conn)
-        except Exception as error:
-            failure = error
-    if failure is not None:
-        log_event(logging.ERROR, "visit.failed", error=failure)
+def _hear_of_pong(conn: Connection, now: float) -> None:
+    """Take in what the server knows of the protocol's own pings, which every client answers."""
+    direct = conn.direct
+    if direct is None or direct.heard_at is None or direct.latency is None:
+        return
+    heard_at = now - (asyncio.get_running_loop().time() - direct.heard_at)
+    conn.health.last_active = max(heard_at, conn.health.last_active)
+    conn.health.record_latency(direct.latency * 1000.0)

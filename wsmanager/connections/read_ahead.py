@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ..errors import CloseCode
-from ..logs import log_event
 from ..messages import ConnectionStatus
 from ..wire.asgi import Event
-from .connection import Connection
+from .ending import EndingLine, peer_left
 
 __all__ = ["Item", "ReadAhead"]
 
@@ -28,10 +27,10 @@ class ReadAhead:
     ``inbound_max_bytes`` of that closes the connection with 4014.
     """
 
-    __slots__ = ("_admit", "_bytes", "_conn", "_items", "_start", "_task", "due")
+    __slots__ = ("_admit", "_bytes", "_items", "_line", "_start", "_task", "due")
 
-    def __init__(self, conn: Connection, admit: Callable[[Event], Item | None]) -> None:
-        self._conn: Final = conn
+    def __init__(self, line: EndingLine, admit: Callable[[Event], Item | None]) -> None:
+        self._line: Final = line
         self._admit: Final = admit
         self._items: deque[Item] = deque()
         self._bytes = 0
@@ -48,35 +47,36 @@ class ReadAhead:
     def start(self) -> None:
         """Start reading now."""
         self._start = None
-        conn = self._conn
-        if self._task is None and not self.due and conn.reader is None and not conn.is_hushed:
+        line = self._line
+        is_hushed = line.ending is not None and line.ending.is_hushed
+        if self._task is None and not self.due and line.reader is None and not is_hushed:
             self._task = asyncio.create_task(self._read(), name="wsmanager.read_ahead")
 
     async def _read(self) -> None:
-        conn = self._conn
+        line = self._line
         try:
             while True:
-                event = await conn.receive()
+                event = await line.receive()
                 if event["type"] == "websocket.disconnect":
-                    if conn.guard is not None:
-                        conn.guard.heard_end(event)
-                    conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
+                    if line.guard is not None:
+                        line.guard.heard_end(event)
+                    peer_left(line, event.get("code") or 1005, event.get("reason") or "")
                     return
                 item = self._admit(event)
                 if item is not None and not self._store(item):
                     return
                 del event, item
         except Exception as error:  # whatever a server raises here, the socket is of no more use
-            log_event(logging.WARNING, "receive.failed", connection=conn.id, error=error)
-            conn.peer_left(1006, "")
+            line.owner.note(logging.WARNING, "receive.failed", connection=line.id, error=error)
+            peer_left(line, 1006, "")
 
     def _store(self, item: Item) -> bool:
         self._items.append(item)
         self._bytes += item[1]
-        config = self._conn.host.config
+        config = self._line.owner.config
         if len(self._items) <= config.inbound_max_messages and self._bytes <= config.inbound_max_bytes:
             return True
-        self._conn.close_soon(CloseCode.INBOX_OVERFLOW, "inbox overflow")
+        self._line.close_soon(CloseCode.INBOX_OVERFLOW, "inbox overflow")
         return False
 
     async def next(self) -> Item | None:
@@ -84,7 +84,7 @@ class ReadAhead:
 
         What the peer sent before it left is still due; what waits when we close is not.
         """
-        if not self.due and self._conn.status is not ConnectionStatus.OPEN:
+        if not self.due and self._line.status is not ConnectionStatus.OPEN:
             self._items.clear()
         while not self._items:
             self._cancel_start()

@@ -1,32 +1,21 @@
-"""Sending to users, rooms and everybody, and waiting for a user to appear."""
+"""Sending to users, rooms and everybody who is here now."""
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from types import NoneType
 from typing import Any
 
-from ..config import WebSocketConfig
 from ..decisions.analytics import MessageAnalytics
 from ..decisions.registry import Registry
-from ..delivery.retention import Retention
-from ..messages import (
-    Delivery,
-    DeliveryReport,
-    MessagePriority,
-    OutboundMessage,
-    Pushed,
-    UserKey,
-)
+from ..messages import AllTenants, DeliveryReport, Pushed, RoomKey, Tenant, UserKey
 from ..protocols import Clock, Codec
+from ..wire.encodings import Encodings
 from ..wire.outgoing import Outgoing, Prepared
 from ..wire.stepping import Transport
 from .connection import Connection
 
-__all__ = ["Exclude", "Sender"]
+__all__ = ["Exclude", "Sender", "Tally", "ids_of"]
 
 Exclude = Connection | str | Iterable[Connection | str] | None
 """Connections, or ids of connections, that a send leaves out."""
@@ -70,39 +59,67 @@ class Tally:
 
 
 class Sender:
-    """Everything that leaves for more than the connection at hand."""
+    """Reaches connections: everything that leaves for them ends in `fan_out` or `push`.
+
+    Nothing here waits, keeps or asks. A message that a codec in use cannot write reaches nobody: then
+    `EncodeError` is raised before anything was sent.
+    """
 
     def __init__(
         self,
-        config: WebSocketConfig,
         registry: Registry[Connection],
+        encodings: Encodings,
         analytics: MessageAnalytics,
-        retention: Retention,
         clock: Clock,
+        *,
+        max_report_ids: int,
     ) -> None:
-        self._config = config
         self._registry = registry
+        self._encodings = encodings
         self._analytics = analytics
-        self._retention = retention
         self._clock = clock
-        self._sequence = itertools.count(1)
-        self._appearing: dict[UserKey, dict[asyncio.Future[None], None]] = {}
-        self._appearing_count = 0
-        self.codecs_in_use: Counter[Codec] = Counter()
+        self._max_ids = max_report_ids
 
-    # --- to many
+    def to_user(self, key: UserKey, outgoing: Outgoing, exclude: Exclude = None) -> DeliveryReport:
+        """Send to every connection of a user."""
+        return self.push(self._registry.of_user(key), outgoing, exclude, or_else=key.user_id).report()
+
+    def to_room(self, key: RoomKey, outgoing: Outgoing, exclude: Exclude = None) -> DeliveryReport:
+        """Send to every connection in a room."""
+        return self.fan_out(self._registry.of_room(key), outgoing, exclude)
+
+    def to_tenant(
+        self, tenant: Tenant | AllTenants, outgoing: Outgoing, exclude: Exclude = None
+    ) -> DeliveryReport:
+        """Send to every connection of a tenant."""
+        return self.fan_out(self._registry.of_tenant(tenant), outgoing, exclude)
+
+    def to_connection(self, connection_id: str, outgoing: Outgoing) -> DeliveryReport:
+        """Send to one connection."""
+        conn = self._registry.get(connection_id)
+        return self.push(() if conn is None else (conn,), outgoing, or_else=connection_id).report()
 
     def fan_out(
         self, targets: Collection[Connection], outgoing: Outgoing, exclude: Exclude = None
     ) -> DeliveryReport:
-        """Push one message to each target. Raises `EncodeError` before anything was sent."""
-        return self._push_all(targets, outgoing, _ids(exclude)).report()
+        """Push one message to each target."""
+        return self.push(targets, outgoing, exclude).report()
 
-    def _push_all(self, targets: Collection[Connection], outgoing: Outgoing, skip: frozenset[str]) -> Tally:
+    def push(
+        self,
+        targets: Collection[Connection],
+        outgoing: Outgoing,
+        exclude: Exclude = None,
+        *,
+        or_else: str | None = None,
+    ) -> Tally:
+        """Push one message to each target, and count; without any, `or_else` is counted as offline."""
+        tally, skip = Tally(self._max_ids), ids_of(exclude)
         frames = self._encode(outgoing, targets)
+        if not targets and or_else is not None:
+            tally.add(Pushed.OFFLINE, or_else)
         if skip:
             targets = [conn for conn in targets if conn.id not in skip]
-        tally = Tally(self._config.max_report_ids)
         for codec, prepared in frames.items():
             of_codec = targets
             if len(frames) > 1:
@@ -115,125 +132,12 @@ class Sender:
         return tally
 
     def _encode(self, outgoing: Outgoing, targets: Collection[Connection]) -> dict[Codec, Prepared]:
-        """The message for every codec among the targets: one that cannot be encoded reaches nobody."""
-        codecs: Collection[Codec] = self.codecs_in_use
+        """Write the message for every codec among the targets."""
+        codecs: Collection[Codec] = self._encodings.in_use
         if len(codecs) > 1:
             codecs = {conn.codec for conn in targets}
-        return {codec: outgoing.for_codec(codec) for codec in codecs or (self._retention.codec,)}
-
-    # --- to a user
-
-    async def to_user(
-        self,
-        key: UserKey,
-        message: OutboundMessage,
-        *,
-        priority: MessagePriority | None = None,
-        delivery: Delivery = Delivery.DURABLE,
-        exclude: Exclude = None,
-        wait: float | None = None,
-        ttl: float | None = None,
-        conflate: str | None = None,
-        typed: bool = True,
-    ) -> DeliveryReport:
-        """Send to every connection of a user; what nobody took is tried again, kept, or reported.
-
-        Who is cancelled while waiting for the user has sent a durable message nevertheless: it is kept.
-        """
-        durable = delivery is Delivery.DURABLE
-        if ttl is None and durable:
-            ttl = self._config.offline_ttl
-        outgoing = Outgoing(
-            message,
-            priority=priority,
-            delivery=delivery,
-            expires_at=None if ttl is None else self._clock() + ttl,
-            key=conflate,
-            sequence=next(self._sequence),
-            typed=typed,
-        )
-        if durable:
-            self._retention.prepare(outgoing)
-        skip = _ids(exclude)
-        try:
-            tally, attempts = await self._attempt(key, outgoing, skip, wait)
-        except asyncio.CancelledError:
-            if durable:
-                self._retention.keep(key, outgoing)
-            raise
-        if tally.sent or tally.queued or not durable or (skip and self.is_reachable(key)):
-            return tally.report(attempts=attempts)
-        kept = self._retention.keep(key, outgoing)
-        if not kept:
-            tally.add(Pushed.DROPPED, key.user_id)
-        return tally.report(kept=int(kept), attempts=attempts)
-
-    async def _attempt(
-        self, key: UserKey, outgoing: Outgoing, skip: frozenset[str], wait: float | None
-    ) -> tuple[Tally, int]:
-        """Push, several times if need be: the outcome of the last attempt, and how many there were."""
-        if wait is not None and not self.is_reachable(key):
-            await self._appearance(key, wait)
-        tally, attempts = self._try(key, outgoing, skip), 1
-        if outgoing.priority is MessagePriority.CRITICAL and not skip:
-            pause = self._config.critical_backoff
-            while not (tally.sent or tally.queued) and attempts <= self._config.critical_retries:
-                await self._appearance(key, pause)
-                tally, attempts, pause = self._try(key, outgoing, skip), attempts + 1, pause * 2
-        return tally, attempts
-
-    def _try(self, key: UserKey, outgoing: Outgoing, skip: frozenset[str]) -> Tally:
-        targets = self._registry.of_user(key)
-        if targets and not skip and self._retention.must_wait(key, outgoing, targets):
-            return Tally(self._config.max_report_ids)
-        tally = self._push_all(targets, outgoing, skip)
-        if not targets:
-            tally.add(Pushed.OFFLINE, key.user_id)
-        return tally
-
-    def is_reachable(self, key: UserKey) -> bool:
-        """Whether the user has an open connection that the manager may write to."""
-        return any(conn.is_reachable for conn in self._registry.of_user(key))
-
-    async def _appearance(self, key: UserKey, timeout: float) -> None:
-        """Wait until the user connects, at most `timeout`; at once when too many sends wait already."""
-        if self._appearing_count >= self._config.max_waiting_sends:
-            self._retention.drops["wait_refused"] += 1
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._appearing.setdefault(key, {})[waiter] = None
-        self._appearing_count += 1
-        try:
-            await asyncio.wait({waiter}, timeout=timeout)
-        finally:
-            self._appearing_count -= 1
-            waiters = self._appearing[key]
-            del waiters[waiter]
-            if not waiters:
-                del self._appearing[key]
-
-    @property
-    def waiting_sends(self) -> int:
-        """Sends that wait for a user to appear."""
-        return self._appearing_count
-
-    def opened(self, conn: Connection) -> None:
-        """`conn` is open from now on; `disappeared` is called once it no longer is."""
-        self.codecs_in_use[conn.codec] += 1
-
-    def appeared(self, conn: Connection) -> None:
-        """Give a fresh `conn` what waits for its user, before anything new."""
-        self._retention.flush(conn.key)
-        for waiter in self._appearing.get(conn.key, ()):
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def disappeared(self, conn: Connection) -> None:
-        """`conn` was open and is not any more."""
-        self.codecs_in_use[conn.codec] -= 1
-        if not self.codecs_in_use[conn.codec]:
-            del self.codecs_in_use[conn.codec]
-        self._retention.disappeared(conn)
+        codecs = codecs or (self._encodings.for_nobody(typed=outgoing.is_typed),)
+        return {codec: outgoing.for_codec(codec) for codec in codecs}
 
 
 def _push_each(prepared: Prepared, targets: Collection[Connection], tally: Tally) -> int:
@@ -277,7 +181,8 @@ def _send_to_all(
     return len(targets) - len(others)
 
 
-def _ids(exclude: Exclude) -> frozenset[str]:
+def ids_of(exclude: Exclude) -> frozenset[str]:
+    """Return the ids of the connections that a send leaves out."""
     if exclude is None:
         return frozenset()
     if isinstance(exclude, Connection | str):

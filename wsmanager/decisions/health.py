@@ -90,10 +90,21 @@ class ConnectionHealthMonitor:
     counts as active since `now`. All times are of one monotonic clock.
     """
 
-    __slots__ = ("_errors", "_latency_ms", "_messages", "_scorer", "_unhealthy", "last_active", "status")
+    __slots__ = (
+        "_errors",
+        "_latency_ms",
+        "_messages",
+        "_scorer",
+        "_unhealthy",
+        "last_active",
+        "pinged_at",
+        "status",
+    )
 
     last_active: float
     """When the peer last sent a frame."""
+    pinged_at: float | None
+    """When it was asked for a sign of life that has not come yet."""
     status: HealthStatus
     """What the last check found."""
 
@@ -114,6 +125,7 @@ class ConnectionHealthMonitor:
         self._errors: float = 0
         self._unhealthy = 0
         self.last_active = monotonic() if now is None else now
+        self.pinged_at = None
         self.status = HealthStatus.HEALTHY
 
     def record_message(

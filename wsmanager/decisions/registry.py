@@ -80,6 +80,10 @@ class Registry(Generic[C]):
         self._max_per_tenant = max_per_tenant
         self._max_rooms = max_rooms
         self._max_name_length = max_name_length
+        self.on_interest: Callable[[UserKey | RoomKey, bool], None] | None = None
+        """Called once a user or room has got its first connection (True), or lost its last (False)."""
+        self.on_membership: Callable[[C, str, bool], None] | None = None
+        """Called once a connection has come into a room (True), or is in it no more (False)."""
         self._arrived = 0
         self._addresses: dict[str, int] = {}
         self._by_id: dict[str, C] = {}
@@ -139,6 +143,11 @@ class Registry(Generic[C]):
             raise ConnectionLimitReached("Too many connections of this user.", code="user_limit")
         if key.tenant != conn.key.tenant:
             self._check_tenant(key.tenant)
+        if key == conn.key:
+            del self._by_id[conn.id]
+            conn.id = id
+            self._by_id[id] = conn
+            return
         self._forget(conn)
         conn.id, conn.key = id, key
         self._insert(conn)
@@ -152,6 +161,8 @@ class Registry(Generic[C]):
         own = self.of_user(conn.key)
         self._users[conn.key] = (*own, conn) if own else conn
         self._tenants.setdefault(conn.key.tenant, {})[conn] = None
+        if not own and self.on_interest is not None:
+            self.on_interest(conn.key, True)
 
     def _limit(self, max_per_user: int | None) -> int:
         return self._max_per_user if max_per_user is None else max_per_user
@@ -166,7 +177,7 @@ class Registry(Generic[C]):
         """Take `conn` out of every index while it flushes; False when it was no longer open."""
         if conn.status is not _OPEN:
             return self.remove(conn)
-        conn.status = move(conn.status, ConnectionStatus.DRAINING)
+        conn.status = ConnectionStatus.DRAINING
         self._forget(conn)
         return True
 
@@ -174,7 +185,7 @@ class Registry(Generic[C]):
         """Take `conn` out of every index for good; False when it was closed before."""
         if conn.status is ConnectionStatus.CLOSED:
             return False
-        conn.status = move(conn.status, ConnectionStatus.CLOSED)
+        conn.status = ConnectionStatus.CLOSED  # which any other may become
         self._forget(conn)
         return True
 
@@ -182,17 +193,21 @@ class Registry(Generic[C]):
         if self._by_id.get(conn.id) is not conn:
             return
         del self._by_id[conn.id]
-        left = tuple(other for other in self.of_user(conn.key) if other is not conn)
+        key = conn.key
+        own = self._users[key]
+        left = tuple(other for other in own if other is not conn) if isinstance(own, tuple) else ()
         if left:
-            self._users[conn.key] = left[0] if len(left) == 1 else left
+            self._users[key] = left[0] if len(left) == 1 else left
         else:
-            del self._users[conn.key]
-        tenant = self._tenants[conn.key.tenant]
+            del self._users[key]
+        tenant = self._tenants[key.tenant]
         del tenant[conn]
         if not tenant:
-            del self._tenants[conn.key.tenant]
+            del self._tenants[key.tenant]
         for room in tuple(conn.joined or ()):
             self.leave(conn, room)
+        if not left and self.on_interest is not None:
+            self.on_interest(key, False)
 
     # --- rooms
 
@@ -208,7 +223,16 @@ class Registry(Generic[C]):
         if len(conn.joined) >= self._max_rooms:
             raise RoomLimitReached(f"A connection may be in {self._max_rooms} rooms.")
         conn.joined.add(room)
-        self._rooms.setdefault(RoomKey(conn.key.tenant, room), {})[conn] = None
+        key = RoomKey(conn.key.tenant, room)
+        members = self._rooms.get(key)
+        if members is None:
+            self._rooms[key] = {conn: None}
+            if self.on_interest is not None:
+                self.on_interest(key, True)
+        else:
+            members[conn] = None
+        if self.on_membership is not None:
+            self.on_membership(conn, room, True)
         return True
 
     def leave(self, conn: C, room: str) -> bool:
@@ -221,8 +245,12 @@ class Registry(Generic[C]):
         key = RoomKey(conn.key.tenant, room)
         members = self._rooms[key]
         del members[conn]
+        if self.on_membership is not None:
+            self.on_membership(conn, room, False)
         if not members:
             del self._rooms[key]
+            if self.on_interest is not None:
+                self.on_interest(key, False)
         return True
 
     # --- queries; what they return is a snapshot wherever sending to it may change the index
@@ -289,8 +317,7 @@ class Registry(Generic[C]):
         """Sockets that arrived and did not depart, authenticated or not."""
         return self._arrived
 
-    @property
-    def sizes(self) -> dict[str, int]:
+    def figures(self) -> dict[str, int]:
         """How many keys each index holds; all zero when nobody is connected."""
         return {
             "arrived": self._arrived,

@@ -23,7 +23,8 @@ class StoredMessage(msgspec.Struct, frozen=True, gc=False):
 
     payload: bytes
     """The encoded message."""
-    type: str
+    type: str | None
+    """None for a message without one."""
     priority: MessagePriority
     expires_at: float
     """Monotonic seconds: it is handed over before this moment or not at all."""
@@ -151,7 +152,7 @@ class OfflineMessages:
         self,
         payload: bytes,
         *,
-        type: str,
+        type: str | None,
         priority: MessagePriority = MessagePriority.MEDIUM,
         ttl: float | None = None,
         sequence: int = 0,

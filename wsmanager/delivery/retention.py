@@ -10,13 +10,15 @@ import msgspec
 
 from ..config import WebSocketConfig
 from ..connections.connection import Connection
+from ..connections.seams import priority_of
 from ..decisions.analytics import MessageAnalytics
 from ..decisions.registry import Registry
 from ..errors import EncodeError
-from ..logs import log_event
+from ..logs import Journal
 from ..messages import ConnectionStatus, Delivery, MessagePriority, Pushed, UserKey
 from ..protocols import Clock, Codec
-from ..wire.codecs import JSONCodec
+from ..wire.codecs import OPAQUE
+from ..wire.encodings import AS_GIVEN, Encodings
 from ..wire.outgoing import Outgoing, Prepared
 from .offline import Kept, OfflineMessages, StoredMessage
 
@@ -31,23 +33,25 @@ class Retention:
         self,
         config: WebSocketConfig,
         registry: Registry[Connection],
+        encodings: Encodings,
         analytics: MessageAnalytics,
-        codec: JSONCodec,
+        drops: Counter[str],
         clock: Clock,
+        journal: Journal,
     ) -> None:
         self._registry = registry
+        self._encodings = encodings
         self._analytics = analytics
+        self._drops = drops
         self._clock = clock
+        self._journal = journal
+        self._ttl = config.offline_ttl
         # Users of connections that close and have not sent everything yet.
         self._leaving: Counter[UserKey] = Counter()
         self._flushing: set[UserKey] = set()
         # The kept message that waits in the queue of a congested connection.
         self._turns: dict[Connection, Outgoing] = {}
-        self.codec = codec
-        """Writes messages in the form in which they are kept."""
-        self.drops: Counter[str] = Counter()
-        """Messages that did not go out, by reason; the reasons are this package's own."""
-        self.offline = OfflineMessages(
+        self._offline = OfflineMessages(
             config.offline_max_messages,
             config.offline_max_bytes,
             config.offline_ttl,
@@ -56,21 +60,28 @@ class Retention:
 
     # --- coming
 
+    def expiry(self) -> float:
+        """Return when a message expires that says nothing of it."""
+        return self._clock() + self._ttl
+
     def prepare(self, outgoing: Outgoing) -> None:
         """Write a message as it would be kept, whoever changes it later. Raises `EncodeError`."""
-        outgoing.for_codec(self.codec)
+        self._written(outgoing)
+
+    def _written(self, outgoing: Outgoing) -> Prepared:
+        return outgoing.for_codec(self._encodings.for_nobody(typed=outgoing.is_typed))
 
     def must_wait(self, key: UserKey, outgoing: Outgoing, targets: Collection[Connection]) -> bool:
         """Whether a durable message is better kept for now, although the user is there: older ones wait
         still, or it would push one of them out. Only a critical message may overtake."""
         if outgoing.delivery is not Delivery.DURABLE or outgoing.priority is MessagePriority.CRITICAL:
             return False
-        if self.offline.count(key) or key in self._leaving:
+        if self._offline.count(key) or key in self._leaving:
             return True
         is_full = False
         for conn in targets:
-            if conn.is_reachable:
-                if conn.has_room_for(outgoing.for_codec(conn.codec).size):
+            if _is_reachable(conn):
+                if _has_room(conn, outgoing.for_codec(conn.codec).size):
                     return False
                 is_full = True
         return is_full
@@ -78,41 +89,42 @@ class Retention:
     def keep(self, key: UserKey, outgoing: Outgoing) -> bool:
         """Keep a message for its user as the newest; False when that is refused."""
         now = self._clock()
-        kept = self.offline.keep(key, self._stored(outgoing, now), now=now)
+        kept = self._offline.keep(key, self._stored(outgoing, now), now=now)
         self._count(key, kept, 1)
         return bool(kept)
 
-    def given_up(self, conn: Connection, messages: Iterable[Outgoing], reason: str) -> None:
-        """Messages that had been queued for `conn` will not go out on it. What is durable and was handed
-        to nobody goes back."""
+    def given_up(self, conn: Connection, messages: Iterable[Outgoing], reason: str) -> Sequence[Outgoing]:
+        """Keep again what was queued for `conn`, is durable and was handed to nobody; return the rest."""
         now = self._clock()
-        lost: list[StoredMessage] = []
+        kept: list[StoredMessage] = []
+        lost: list[Outgoing] = []
         for outgoing in messages:
-            if _is_lost(outgoing, reason, now):
+            if _may_be_kept(outgoing, reason, now):
                 if reason == "evicted":  # it will not give way a second time
-                    outgoing.priority = max(conn.priority_of(outgoing), MessagePriority.HIGH)
-                lost.append(self._stored(outgoing, now))
+                    outgoing.priority = max(priority_of(conn, outgoing), MessagePriority.HIGH)
+                kept.append(self._stored(outgoing, now))
             else:
-                self.drops[reason] += 1
-        if lost:
-            self._put_back(conn.key, lost)
+                lost.append(outgoing)
+        if kept:
+            self._put_back(conn.key, kept)
             self.flush(conn.key)
+        return lost
 
     def _put_back(self, key: UserKey, messages: Sequence[StoredMessage]) -> None:
-        self._count(key, self.offline.restore(key, messages, now=self._clock()), len(messages))
+        self._count(key, self._offline.restore(key, messages, now=self._clock()), len(messages))
 
     def _count(self, key: UserKey, kept: Kept, messages: int) -> None:
         if kept:
-            self.drops["offline_evicted"] += len(kept.evicted)
+            self._drops["offline_evicted"] += len(kept.evicted)
         else:
-            self.drops["offline_refused"] += messages
-            log_event(logging.WARNING, "offline.refused", user=key.user_id, tenant=key.tenant)
+            self._drops["offline_refused"] += messages
+            self._journal.note(logging.WARNING, "offline.refused", user=key.user_id, tenant=key.tenant)
 
     def _stored(self, outgoing: Outgoing, now: float) -> StoredMessage:
-        frame: str = outgoing.for_codec(self.codec).event["text"]
-        return self.offline.stamp(
+        frame: str = self._written(outgoing).event["text"]
+        return self._offline.stamp(
             frame.encode(),
-            type=outgoing.type,
+            type=outgoing.type if outgoing.is_typed else None,
             priority=MessagePriority.MEDIUM if outgoing.priority is None else outgoing.priority,
             ttl=None if outgoing.expires_at is None else outgoing.expires_at - now,
             sequence=outgoing.sequence,
@@ -124,14 +136,14 @@ class Retention:
     def flush(self, key: UserKey) -> None:
         """Hand over what is kept for a user, oldest first. Of those messages at most one waits in the queue
         of each connection: so their priorities cannot change their order."""
-        if not self.offline.count(key) or key in self._leaving:
+        if not self._offline.count(key) or key in self._leaving:
             return  # a connection that closes may still send older ones, or give them back
         if key in self._flushing:
             return  # a queue of the application's own may give up one message for the next
         self._flushing.add(key)
         try:
-            while self.offline.count(key) and (conn := self._readiest(key)) is not None:
-                oldest = self.offline.take(key, 1, now=self._clock())
+            while self._offline.count(key) and (conn := self._readiest(key)) is not None:
+                oldest = self._offline.take(key, 1, now=self._clock())
                 if oldest and not self._hand_over(conn, oldest[0]):
                     self._put_back(key, oldest)
                     if conn.status is ConnectionStatus.OPEN:
@@ -144,7 +156,7 @@ class Retention:
         ready = [
             conn
             for conn in self._registry.of_user(key)
-            if conn.is_reachable and not ((turn := self._turns.get(conn)) is not None and turn.waiting)
+            if _is_reachable(conn) and not ((turn := self._turns.get(conn)) is not None and turn.waiting)
         ]
         return min(ready, key=lambda conn: conn.waiting, default=None)
 
@@ -153,21 +165,21 @@ class Retention:
         try:
             prepared = self._revived(stored, conn.codec)
         except EncodeError as error:  # a codec of the application's has no words for it
-            self.drops["unencodable"] += 1
-            log_event(logging.ERROR, "offline.unencodable", error=error, type=stored.type)
+            self._drops["unencodable"] += 1
+            self._journal.note(logging.ERROR, "offline.unencodable", error=error, type=stored.type)
             return True
-        if not conn.has_room_for(prepared.size):
+        if not _has_room(conn, prepared.size):
             return False
         pushed = conn.push(prepared)
         if pushed is Pushed.QUEUED:
             self._turns[conn] = prepared.outgoing
         elif pushed is Pushed.SENT:
-            self._analytics.record_sent(stored.type, 1, prepared.size, now=self._clock())
+            self._analytics.record_sent(prepared.counted_as, 1, prepared.size, now=self._clock())
         return pushed in (Pushed.SENT, Pushed.QUEUED)
 
     def _revived(self, stored: StoredMessage, codec: Codec) -> Prepared:
         """A kept message as `codec` writes it. Raises `EncodeError`."""
-        kept_as_is = codec is self.codec
+        kept_as_is = codec in (self._encodings.kept, AS_GIVEN)
         return Outgoing(
             msgspec.Raw(stored.payload) if kept_as_is else msgspec.json.decode(stored.payload),
             type=stored.type,
@@ -179,16 +191,9 @@ class Retention:
 
     # --- what becomes of connections
 
-    def disappeared(self, conn: Connection) -> None:
-        """`conn` was open and is not any more; when it is congested, `drained` is called later."""
-        if conn.congested:
-            self._leaving[conn.key] += 1
-
-    def handed_over(self, conn: Connection, prepared: Prepared) -> None:
-        """The server took a message for `conn`: a kept one may take its place."""
-        if prepared.outgoing.type:
-            self._analytics.record_sent(prepared.outgoing.type, 1, prepared.size, now=self._clock())
-        self.flush(conn.key)
+    def leaving(self, conn: Connection) -> None:
+        """Note that `conn` is open no more while messages still wait for it; `drained` follows."""
+        self._leaving[conn.key] += 1
 
     def drained(self, conn: Connection) -> None:
         """Nothing waits for `conn` any more: go on with what is kept for its user."""
@@ -199,9 +204,35 @@ class Retention:
                 del self._leaving[conn.key]
         self.flush(conn.key)
 
+    # --- time passes
 
-def _is_lost(outgoing: Outgoing, reason: str, now: float) -> bool:
-    """Whether a message that was given up has a right to be kept."""
+    def drop_expired(self, now: float) -> None:
+        """Remove what was kept too long for absent users."""
+        expired = self._offline.cleanup_expired(now=now)
+        if expired:
+            self._drops["offline_expired"] += expired
+
+    def figures(self) -> dict[str, int]:
+        """Count what is kept."""
+        self.drop_expired(self._clock())  # nobody else does while nobody is connected
+        return {
+            "offline_users": self._offline.users,
+            "offline_messages": self._offline.messages,
+            "offline_bytes": self._offline.bytes_waiting,
+        }
+
+
+def _is_reachable(conn: Connection) -> bool:
+    return conn.status is ConnectionStatus.OPEN and conn.codec is not OPAQUE
+
+
+def _has_room(conn: Connection, size: int) -> bool:
+    """True if a message of `size` bytes can go out or wait without another giving way."""
+    return conn.congestion is None or conn.congestion.has_room_for(size)
+
+
+def _may_be_kept(outgoing: Outgoing, reason: str, now: float) -> bool:
+    """True if a message that was given up has a right to be kept."""
     return (
         outgoing.delivery is Delivery.DURABLE
         and reason not in ("expired", "conflated")

@@ -7,21 +7,18 @@ import functools
 import sys
 import weakref
 from collections.abc import Awaitable, Generator
-from typing import TYPE_CHECKING, Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol
 
 from ..auth.gate import VisitorLeft
 from ..connections.connection import Connection
+from ..connections.ending import end
+from ..engine.engine import Engine
 from ..errors import CloseCode, ConfigurationError, Disconnect, Refused, to_client
-from ..handlers.dispatch import Pipeline
 from ..messages import ConnectionStatus
 from ..wire.asgi import Event
-from .guard import Guard, GuardedSocket, guarded
+from .guard import GuardedSocket, SocketGuard, guarded
 from .modes import EnvelopeMode
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from ..engine.engine import Engine
 
 __all__ = ["Adoption", "WebSocketLike"]
 
@@ -47,7 +44,6 @@ class Adoption:
     def __init__(
         self,
         engine: Engine,
-        pipeline: Pipeline,
         websocket: WebSocketLike,
         *,
         user_id: str | None,
@@ -56,7 +52,6 @@ class Adoption:
         metadata: dict[str, Any] | None,
     ) -> None:
         self._engine = engine
-        self._pipeline = pipeline
         self._websocket = websocket
         self._user_id = user_id
         self._tenant = tenant
@@ -102,7 +97,7 @@ class Adoption:
         if socket is not None:
             return await self._take_over(socket)
         try:
-            conn = await engine.enter(
+            conn = await engine.admission.enter(
                 websocket.scope,
                 receive,
                 send,
@@ -134,8 +129,8 @@ class Adoption:
         """Adopt the connection that the middleware made of this very socket."""
         websocket, conn = self._websocket, socket.conn
         try:
-            self._engine.refuse_if_closed(conn)
-            self._engine.rename(
+            self._engine.admission.refuse_if_closed(conn)
+            self._engine.admission.rename(
                 conn,
                 user_id=self._user_id,
                 tenant=self._tenant,
@@ -143,10 +138,10 @@ class Adoption:
                 metadata=self._metadata,
             )
             # What a socket speaks that is adopted, whatever guards it.
-            socket.mode = EnvelopeMode(self._pipeline, self._engine.default_codec)
+            socket.mode = EnvelopeMode(self._engine.inspection, self._engine.encodings.default)
             await websocket.accept(socket.subprotocol)
         except OSError:
-            conn.ended()
+            end(conn)
             raise _for_framework(VisitorLeft("The client left before it was accepted.")) from None
         except Refused as refusal:
             await socket.refuse(refusal)
@@ -158,13 +153,13 @@ class Adoption:
 
     def _guard(self, conn: Connection) -> None:
         engine, loop = self._engine, asyncio.get_running_loop()
-        guard = Guard(conn, EnvelopeMode(self._pipeline, conn.codec))
+        guard = SocketGuard(conn, EnvelopeMode(self._engine.inspection, conn.codec))
 
         def dropped(_: object) -> None:
             try:  # in whatever thread the garbage was collected
                 loop.call_soon_threadsafe(engine.abandon, conn)
             except RuntimeError:  # that loop is closed
-                conn.ended()
+                end(conn)
 
         conn.guard = guard
         self._websocket._receive, self._websocket._send = guard.receive, guard.send

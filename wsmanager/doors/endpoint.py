@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..connections.connection import Connection
+from ..connections.ending import By, Ending, end, peer_left, woken
+from ..engine.engine import Engine
 from ..errors import Refused
-from ..handlers.dispatch import Pipeline
 from ..messages import ConnectionStatus
 from ..wire.asgi import Receive, Scope, Send, frame_of
 from .guard import guarded
-
-if TYPE_CHECKING:
-    from ..engine.engine import Engine
 
 __all__ = ["Endpoint"]
 
@@ -24,9 +22,9 @@ class Endpoint:
     An object and not a function, so that Starlette takes it as an ASGI application.
     """
 
-    def __init__(self, engine: Engine, pipeline: Pipeline) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._pipeline = pipeline
+        self._dispatch = engine.dispatch
 
     # Any: each framework has its own types for these, which fit no other's.
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -48,24 +46,23 @@ class Endpoint:
                 try:
                     event = await receive()
                 except asyncio.CancelledError:
-                    event = conn.woken()
+                    event = woken(conn)
                 finally:
                     conn.reader = None
                 if event["type"] == "websocket.disconnect":
-                    conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
+                    peer_left(conn, event.get("code") or 1005, event.get("reason") or "")
                     break
-                rest = self._pipeline.handle(conn, frame_of(event))
+                rest = self._dispatch.handle(conn, frame_of(event))
                 if rest is not None:
                     await rest
                 del event, rest
-            await conn.finished()
-            if greeted:
-                await self._hear_out(conn, receive)
+            if conn.ending is not None:
+                await self._see_end(conn, conn.ending, receive, greeted=greeted)
         except BaseException:
             self._engine.hooks.farewell_soon(conn)
             raise
         finally:
-            conn.ended()
+            end(conn)
         await self._engine.hooks.farewell(conn)
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> Connection | None:
@@ -74,8 +71,8 @@ class Endpoint:
         try:
             socket = guarded(scope, self._engine)
             if socket is None:
-                return await self._engine.enter(scope, receive, send)
-            return await self._engine.let_in(*socket.give_up())
+                return await self._engine.admission.enter(scope, receive, send)
+            return await self._engine.admission.let_in(*socket.give_up())
         except Refused:
             return None  # and told so
 
@@ -85,15 +82,17 @@ class Endpoint:
         if item is None:
             conn.ahead = None
             return
-        rest = self._pipeline.start(conn, item[0])
+        rest = self._dispatch.start(conn, item[0])
         if rest is not None:
             await rest
 
-    async def _hear_out(self, conn: Connection, receive: Receive) -> None:
-        """Where a send found the peer gone, work on what it had said before: the server has that already."""
-        if not conn.lost:
+    async def _see_end(self, conn: Connection, ending: Ending, receive: Receive, *, greeted: bool) -> None:
+        """Wait for a close that is under way. Where a send found the peer gone, work on what it had said
+        before: the server has that already."""
+        await ending.finished(conn)
+        if not greeted or ending.by is not By.FAILED_SEND:
             return
-        config = conn.host.config
+        config = self._engine.config
         deadline = asyncio.get_running_loop().time() + config.close_timeout
         for _ in range(config.inbound_max_messages):
             try:
@@ -103,7 +102,7 @@ class Endpoint:
                 return
             if event["type"] == "websocket.disconnect":
                 return
-            rest = self._pipeline.handle(conn, frame_of(event))
+            rest = self._dispatch.handle(conn, frame_of(event))
             if rest is not None:
                 await rest
 
@@ -117,10 +116,10 @@ class Endpoint:
         while True:
             event = await receive()
             if event["type"] == "lifespan.startup":
-                self._engine.start()
+                self._engine.life.start()
                 await send({"type": "lifespan.startup.complete"})
             elif event["type"] == "lifespan.shutdown":
-                await self._engine.aclose()
+                await self._engine.life.aclose()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 

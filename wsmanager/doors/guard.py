@@ -6,10 +6,14 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from ..auth.gate import Visitor
 from ..connections.connection import Connection
+from ..connections.ending import By, close_for_application, end, end_event, peer_left, woken
 from ..connections.read_ahead import Item, ReadAhead
+from ..connections.seams import NEGOTIATED, WATCHED
+from ..engine.engine import Engine
 from ..errors import CloseCode, ConfigurationError, ConnectionClosed, Refused
 from ..messages import ConnectionStatus, Frame, InboundMessage
 from ..tasks.supervision import cancellations
@@ -17,11 +21,7 @@ from ..wire.asgi import Event, frame_of
 from ..wire.outgoing import size_of
 from .modes import Mode
 
-if TYPE_CHECKING:
-    from ..auth.gate import Visitor
-    from ..engine.engine import Engine
-
-__all__ = ["Guard", "GuardedSocket", "guarded"]
+__all__ = ["GuardedSocket", "SocketGuard", "guarded"]
 
 _KEY: Final = "wsmanager.sockets"
 _OPEN = ConnectionStatus.OPEN
@@ -30,7 +30,7 @@ _NOTHING: Final = InboundMessage("")
 _CLOSED: Final = "the WebSocket is closed"
 
 
-class Guard:
+class SocketGuard:
     """Stands in the socket's own ``receive`` and ``send``: whatever the endpoint calls is checked."""
 
     __slots__ = ("_passed", "conn", "end", "is_direct", "mode", "socket")
@@ -66,7 +66,7 @@ class Guard:
                     try:
                         event = await conn.receive()
                     except asyncio.CancelledError:
-                        event = conn.woken(since)
+                        event = woken(conn, since)
                     finally:
                         if conn.reader is task:  # and no other receive has begun
                             conn.reader = None
@@ -90,12 +90,20 @@ class Guard:
     def _at_hand(self) -> Event | None:
         """What the server need not be asked for."""
         conn = self.conn
-        return conn.end_event() if conn.is_hushed or conn.status is ConnectionStatus.CLOSED else None
+        ending = conn.ending
+        is_over = conn.status is ConnectionStatus.CLOSED or (ending is not None and ending.is_hushed)
+        return end_event(conn) if is_over else None
 
     @property
     def is_ending(self) -> bool:
         """Whether only the server has a word to say now, and no close of the manager's wakes who waits."""
         return False
+
+    @property
+    def _is_lost(self) -> bool:
+        """True if a send found the peer gone before the server said so."""
+        ending = self.conn.ending
+        return ending is not None and ending.by is By.FAILED_SEND
 
     async def _settled(self) -> None:
         """Wait for a handshake that is just being finished."""
@@ -103,7 +111,7 @@ class Guard:
     async def _left(self, event: Event) -> Event:
         """The socket has ended: by this very event, or before."""
         self.heard_end(event)
-        self.conn.peer_left(event.get("code") or 1005, event.get("reason") or "")
+        peer_left(self.conn, event.get("code") or 1005, event.get("reason") or "")
         return self.end or event
 
     def heard_end(self, event: Event) -> None:
@@ -151,7 +159,7 @@ class Guard:
             raise ConnectionResetError(_CLOSED) from None
 
 
-class GuardedSocket(Guard):
+class GuardedSocket(SocketGuard):
     """The same around an application that knows nothing of it: it accepts, refuses, closes and fails by
     itself, and hears from the server whatever it would have heard without."""
 
@@ -185,9 +193,9 @@ class GuardedSocket(Guard):
     async def refuse(self, refusal: Refused) -> None:
         """Refuse the client, where the application found no reason to."""
         visitor, self._visitor, self.is_direct = self._visitor, None, False
-        self.conn.ended()
+        end(self.conn)
         if visitor is not None:
-            await self._engine.turn_away(visitor, refusal)
+            await self._engine.admission.turn_away(visitor, refusal)
 
     async def finish(self) -> None:
         """The application has ended: so shall a close of the manager's that is under way, and a handshake
@@ -196,7 +204,7 @@ class GuardedSocket(Guard):
             await self.conn.close()
         elif self._visitor is not None:
             try:
-                self._engine.refuse_if_closed(self.conn)
+                self._engine.admission.refuse_if_closed(self.conn)
             except Refused as refusal:
                 await self.refuse(refusal)
 
@@ -212,7 +220,7 @@ class GuardedSocket(Guard):
         end = await super()._left(event)
         if self.end is not None:
             self.end, self.is_direct = None, True
-        elif self.conn.lost:
+        elif self._is_lost:
             return await self._hear_out(end)
         return end
 
@@ -233,7 +241,7 @@ class GuardedSocket(Guard):
     async def _hear_out(self, end: Event) -> Event:
         """A send found the peer gone: the server may still hold what it had said before, and how it left."""
         try:
-            async with asyncio.timeout(self.conn.host.config.close_timeout):
+            async with asyncio.timeout(self._engine.config.close_timeout):
                 while True:
                     event = await self.conn.receive()
                     if event["type"] == "websocket.disconnect":
@@ -256,8 +264,8 @@ class GuardedSocket(Guard):
             await self.conn.send_raw(event)  # which knows what to say to it
         elif conn.status is _OPEN:
             self.is_direct = True
-            await conn.send_close(event)
-        elif self.end is not None or conn.lost:
+            await close_for_application(conn, event)
+        elif self.end is not None or self._is_lost:
             await self.conn.send_raw(event)
         else:
             await conn.close()  # by the manager, already
@@ -266,14 +274,15 @@ class GuardedSocket(Guard):
         try:
             await self.conn.send_event(event)
         except ConnectionClosed:
-            if self.end is not None or self.conn.lost:
+            if self.end is not None or self._is_lost:
                 await self.conn.send_raw(event)  # most servers say what is wrong; others take it in silence
             raise ConnectionResetError(_CLOSED) from None
 
     async def _send_direct(self, event: Event) -> None:
         visitor = self._visitor
         if visitor is None:
-            await self.conn.finished()  # of the application's own close, which waits for what came before it
+            if self.conn.ending is not None:  # by a close of its own, which waits for what came before it
+                await self.conn.ending.finished(self.conn)
             await self.conn.send_raw(event)
         elif event.get("type") == "websocket.accept":
             await self._accept(visitor, event)
@@ -282,13 +291,13 @@ class GuardedSocket(Guard):
                 await self.conn.send_raw(event)
             if event.get("type") in _REFUSALS:
                 self._visitor = None
-                self._engine.count_refusal("application")
+                self._engine.admission.count_refusal("application")
 
     async def _accept(self, visitor: Visitor, event: Event) -> None:
         """The application lets the client in: from here on it is a connection like any other."""
         engine, conn = self._engine, self.conn
         try:
-            engine.refuse_if_closed(conn)
+            engine.admission.refuse_if_closed(conn)
         except Refused as refusal:
             await self.refuse(refusal)
             return
@@ -307,16 +316,19 @@ class GuardedSocket(Guard):
 
     async def _open(self, event: Event) -> None:
         engine, conn = self._engine, self.conn
-        chosen = engine.gate.codec_of(event.get("subprotocol"))
+        chosen = engine.encodings.chosen(event.get("subprotocol"))
         conn.codec = self.mode.codec_for(chosen)
-        conn.negotiated = conn.watched = self.mode.speaks and chosen is not None
+        if self.mode.speaks and chosen is not None:
+            conn.flags |= NEGOTIATED | WATCHED
+        else:
+            conn.flags &= ~(NEGOTIATED | WATCHED)
         try:
-            engine.refuse_if_closed(conn)
+            engine.admission.refuse_if_closed(conn)
         except Refused as refusal:  # while the server accepted it
             code, reason = int(refusal.close_code), refusal.code
             await conn.send_raw({"type": "websocket.close", "code": code, "reason": reason})
             return
-        engine.open(conn)
+        engine.admission.open(conn)
 
     def _with_subprotocol(self, visitor: Visitor, event: Event) -> Event:
         """A client that offered the manager's own form must be told that it gets it: browsers insist."""
@@ -329,4 +341,4 @@ class GuardedSocket(Guard):
 
 def guarded(scope: MutableMapping[str, Any], engine: Engine) -> GuardedSocket | None:
     """The guard around the socket of this scope, if this engine has put one there."""
-    return next((socket for socket in scope.get(_KEY, ()) if socket.conn.host is engine), None)
+    return next((socket for socket in scope.get(_KEY, ()) if socket.conn.owner is engine), None)

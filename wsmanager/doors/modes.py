@@ -7,16 +7,19 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
-from ..connections.connection import Connection
+from ..connections.connection import Connection, trouble_of
+from ..connections.ending import is_heard
 from ..errors import CloseCode, Disconnect, RateLimited, ReplyError, to_client
-from ..handlers.dispatch import Pipeline
-from ..logs import log_event
-from ..messages import Frame, InboundMessage, OutboundMessage
+from ..handlers.inspection import Inspection
+from ..logs import Journal
+from ..messages import ConnectionStatus, Frame, InboundMessage, OutboundMessage
 from ..protocols import Codec
 from ..wire.codecs import decode_json
 from ..wire.outgoing import Outgoing, size_of
 
 __all__ = ["EnvelopeMode", "JSONMode", "Mode", "OnViolation", "OpaqueMode"]
+
+_OPEN: Final = ConnectionStatus.OPEN
 
 OnViolation: TypeAlias = Callable[[Connection, ReplyError], OutboundMessage | None]
 """Says what to send to a client whose frame was refused, or None to close the socket. Runs at once,
@@ -51,8 +54,8 @@ class EnvelopeMode:
     speaks = True
     strictness = 2
 
-    def __init__(self, pipeline: Pipeline, codec: Codec, *, label: str | None = None) -> None:
-        self._pipeline = pipeline
+    def __init__(self, inspection: Inspection, codec: Codec, *, label: str | None = None) -> None:
+        self._inspection = inspection
         self._codec = codec
         # What its messages are counted as, where the manager has no part in what becomes of them.
         self._label = label
@@ -61,9 +64,9 @@ class EnvelopeMode:
         return self._codec if chosen is None else chosen
 
     def inspect(self, conn: Connection, frame: Frame) -> InboundMessage | None:
-        message = self._pipeline.inspect_whole(conn, frame)
+        message = self._inspection.inspect_whole(conn, frame)
         if message is not None and self._label is not None:
-            self._pipeline.count(self._label, size=size_of(frame), error=None, now=conn.host.now())
+            self._inspection.count(self._label, size=size_of(frame), error=None, now=conn.owner.now())
         return message
 
 
@@ -75,9 +78,16 @@ class _ForeignMode:
     _label: str
     """What its frames are counted as."""
 
-    def __init__(self, pipeline: Pipeline, codec: Codec, on_violation: OnViolation | None = None) -> None:
-        self._pipeline = pipeline
+    def __init__(
+        self,
+        inspection: Inspection,
+        codec: Codec,
+        journal: Journal,
+        on_violation: OnViolation | None = None,
+    ) -> None:
+        self._inspection = inspection
         self._codec = codec
+        self._journal = journal
         self._on_violation = on_violation
 
     def codec_for(self, chosen: Codec | None) -> Codec:
@@ -85,23 +95,19 @@ class _ForeignMode:
         return self._codec
 
     def inspect(self, conn: Connection, frame: Frame) -> InboundMessage | None:
-        if not conn.is_heard:
+        if conn.status is not _OPEN and not is_heard(conn):
             return None
-        now, size, code = conn.host.now(), size_of(frame), None
-        conn.health.heard(now)
+        now, size, code = conn.owner.now(), size_of(frame), None
         try:
-            self._pipeline.measure(frame)
-            self._pipeline.charge(conn, 1, now)
-            return self._read(frame)
+            return self._inspection.inspect_foreign(conn, frame, now, self._decode)
         except (Exception, asyncio.CancelledError) as error:  # of a replaced part too
             code = self._refuse(conn, error)
         finally:
-            self._pipeline.count(self._label, size=size, error=code, now=now)
+            self._inspection.count(self._label, size=size, error=code, now=now)
         return None
 
-    def _read(self, frame: Frame) -> InboundMessage:
-        """What `frame` says. Raises what is wrong with it."""
-        raise NotImplementedError
+    _decode: Callable[[Frame], InboundMessage] | None = None
+    """Reads a frame, where it is read at all. Raises what is wrong with it."""
 
     def _refuse(self, conn: Connection, error: BaseException) -> str:
         """Answer in the application's own words if it has some, else close; returns the error's code."""
@@ -110,7 +116,9 @@ class _ForeignMode:
             conn.close_soon(answer.code, answer.reason)
             return answer.reason
         if answer is not error:
-            log_event(logging.ERROR, "guard.failed", error=error, connection=conn.id, user=conn.user_id)
+            self._journal.note(
+                logging.ERROR, "guard.failed", error=error, connection=conn.id, user=conn.user_id
+            )
             conn.close_soon(CloseCode.SERVER_ERROR, "server error")
             return answer.code
         conn.health.record_error()
@@ -118,7 +126,7 @@ class _ForeignMode:
         if not self._answered(conn, answer):
             code = CloseCode.TOO_MANY_REQUESTS if is_rate else CloseCode.BAD_REQUEST
             conn.close_soon(code, answer.code)
-        elif conn.count_fault(conn.host.now()):
+        elif trouble_of(conn).count_fault(conn.owner.now()):
             code = CloseCode.TOO_MANY_REQUESTS if is_rate else CloseCode.TOO_MANY_ERRORS
             conn.close_soon(code, "too many errors")
         return answer.code
@@ -130,16 +138,13 @@ class _ForeignMode:
             message = self._on_violation(conn, answer)
             if message is None:
                 return False
-            conn.push(Outgoing(message, typed=False).for_codec(conn.codec))
+            conn.push(Outgoing(message).for_codec(conn.codec))
         except Disconnect as end:
             conn.close_soon(end.code, end.reason)
         except Exception as error:
-            log_event(logging.ERROR, "on_violation.failed", error=error, connection=conn.id)
+            self._journal.note(logging.ERROR, "on_violation.failed", error=error, connection=conn.id)
             return False
         return True
-
-
-_FRAME: Final = InboundMessage("")
 
 
 class OpaqueMode(_ForeignMode):
@@ -147,10 +152,6 @@ class OpaqueMode(_ForeignMode):
 
     _label = "opaque"
     strictness = 0
-
-    def _read(self, frame: Frame) -> InboundMessage:
-        del frame
-        return _FRAME
 
 
 class JSONMode(_ForeignMode):
@@ -160,10 +161,8 @@ class JSONMode(_ForeignMode):
     _label = "json"
     strictness = 1
 
-    def _read(self, frame: Frame) -> InboundMessage:
-        value = decode_json(frame)
+    @staticmethod
+    def _decode(frame: Frame) -> InboundMessage:
         # Never a type of the client's: a rule for that type may be a looser one, and the application may not
         # know of it.
-        message = InboundMessage(self._label, value)
-        self._pipeline.validate(message, frame)
-        return message
+        return InboundMessage("json", decode_json(frame))

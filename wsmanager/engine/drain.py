@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
+from ..config import WebSocketConfig
 from ..connections.connection import Connection
-from ..connections.ending import cut_off
-from ..logs import log_event
+from ..connections.ending import close_soon, cut_off, end
+from ..errors import CloseCode
+from ..handlers.hooks import Hooks
+from ..logs import Journal
 from ..messages import ConnectionStatus
-from ..tasks.calls import Running
-
-if TYPE_CHECKING:
-    from .engine import Engine
+from ..tasks.calls import Running, Runs
+from ..tasks.supervision import Supervisor
 
 __all__ = ["Drain"]
 
@@ -31,10 +32,26 @@ class Drain:
     Then what the application still does for them may end; what has not by the deadline is stopped.
     """
 
-    def __init__(self, engine: Engine, *, paced: bool) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        config: WebSocketConfig,
+        journal: Journal,
+        supervisor: Supervisor,
+        runs: Runs,
+        hooks: Hooks,
+        *,
+        everyone: Callable[[], Iterable[Connection]],
+        arrived: Callable[[], int],
+        paced: bool,
+    ) -> None:
+        self._reconnect_rate = config.reconnect_rate
+        self._journal = journal
+        self._supervisor = supervisor
+        self._runs = runs
+        self._hooks = hooks
+        self._everyone = everyone
+        self._arrived = arrived
         self._paced = paced
-        config = engine.config
         # Who drains in a handler is not waited for: it waits for the drain.
         self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
@@ -45,21 +62,20 @@ class Drain:
 
     async def run(self) -> None:
         """Raises nothing; what did not end in time is cut off."""
-        engine = self._engine
-        everyone = list(engine.everyone())
-        log_event(logging.INFO, "drain.begun", connections=len(everyone), paced=self._paced)
+        everyone = list(self._everyone())
+        self._journal.note(logging.INFO, "drain.begun", connections=len(everyone), paced=self._paced)
         try:
             async with asyncio.timeout_at(self._deadline):
                 await self._dismiss(everyone)
                 await self._finish(everyone)
         except TimeoutError:
-            log_event(logging.WARNING, "shutdown.timeout", left=engine.registry.arrived)
+            self._journal.note(logging.WARNING, "shutdown.timeout", left=self._arrived())
         finally:
             self._end()
-        log_event(logging.INFO, "drain.done", seconds=round(self._loop.time() - self._began, 3))
+        self._journal.note(logging.INFO, "drain.done", seconds=round(self._loop.time() - self._began, 3))
 
     async def _dismiss(self, everyone: Sequence[Connection]) -> None:
-        spread = max(_SHORTEST_SPREAD, len(everyone) / self._engine.config.reconnect_rate)
+        spread = max(_SHORTEST_SPREAD, len(everyone) / self._reconnect_rate)
         # Stratified: evenly spread, in no order that a client could know.
         step = spread / max(1, len(everyone))
         moments = [(place + random.random()) * step for place in range(len(everyone))]  # noqa: S311 - no secret
@@ -69,7 +85,7 @@ class Drain:
             if self._paced and conn.status is ConnectionStatus.OPEN and not conn.is_spoken_to:
                 silent.append((moment, conn))
             else:
-                conn.send_away(round(moment * 1000))
+                _send_away(conn, moment)
             if conn.beside is not None and self._task is not None:
                 conn.beside.discard(self._task)
             if place % _AT_ONCE == _AT_ONCE - 1:
@@ -78,35 +94,40 @@ class Drain:
         room = min(1.0, (self._patience - self._began) / 2 / spread)
         for moment, conn in silent:
             await asyncio.sleep(self._began + moment * room - self._loop.time())
-            conn.send_away(round(moment * 1000))
+            _send_away(conn, moment)
 
     async def _finish(self, everyone: Sequence[Connection]) -> None:
         """Wait for what is under way, for handlers as long as there is patience, and for the farewells."""
-        engine, patience = self._engine, self._loop.call_at(self._patience, self._stop_handlers)
+        patience = self._loop.call_at(self._patience, self._stop_handlers)
         try:
             while True:
                 if handlers := self._handlers():
                     await asyncio.wait({running.done for running in handlers})
-                await engine.supervisor.finish_errands()
+                await self._supervisor.finish_errands()
                 if self._handlers():
                     continue
-                farewells = [engine.hooks.farewell_soon(conn) for conn in everyone]
+                farewells = [self._hooks.farewell_soon(conn) for conn in everyone]
                 if not any(farewells):
                     return
         finally:
             patience.cancel()
 
     def _handlers(self) -> set[Running]:
-        return self._engine.runs.others(self._task)
+        return self._runs.others(self._task)
 
     def _stop_handlers(self) -> None:
         for running in self._handlers():
             running.stop()
 
     def _end(self) -> None:
-        for conn in self._engine.everyone():
+        for conn in self._everyone():
             if conn.status is ConnectionStatus.DRAINING:
                 cut_off(conn)
-            conn.ended()
+            end(conn)
         for running in self._handlers():
             running.kill()
+
+
+def _send_away(conn: Connection, moment: float) -> None:
+    """Close for a restart of the server, and tell a client that is spoken to when to come back."""
+    close_soon(conn, CloseCode.RESTART, "shutdown", told=CloseCode.SHUTDOWN, after_ms=round(moment * 1000))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
+from typing import Any, Final
 
 import msgspec
 
@@ -16,6 +17,8 @@ from .engine import Engine
 
 __all__ = ["Analytics", "ConnectionHealth", "UserHealth", "analytics_of", "health_of"]
 
+# The resident whose figures stand among the manager's own.
+_KEEPER: Final = "delivery"
 _SEVERITY = (HealthStatus.HEALTHY, HealthStatus.DEGRADED, HealthStatus.UNHEALTHY)
 
 
@@ -78,6 +81,8 @@ class Analytics(msgspec.Struct, frozen=True):
     """Seconds the last heartbeat came late."""
     loop_stalls: int
     """How often it came so late that nobody was closed for silence."""
+    residents: dict[str, Mapping[str, Any]]
+    """What the residents of the manager count, by their names."""
 
 
 def health_of(engine: Engine, key: UserKey) -> UserHealth:
@@ -98,32 +103,31 @@ def _health_of(conn: Connection, now: float) -> ConnectionHealth:
         error_rate=sample.error_rate,
         idle_seconds=sample.idle_for,
         waiting=conn.waiting,
-        breaker=BreakerState.CLOSED if conn.breaker is None else conn.breaker.state(now=now),
+        breaker=BreakerState.CLOSED if conn.trouble is None else conn.trouble.breaker.state(now=now),
     )
 
 
 def analytics_of(engine: Engine) -> Analytics:
-    """Everything the engine counts."""
-    retention, congested, limiter = engine.retention, engine.heartbeat.congested, engine.limiter
-    engine.drop_expired(engine.now())  # nobody else does while nobody is connected
+    """Collect everything that the parts of a manager count."""
+    residents = {one.name: one.figures() for one in engine.residents.all}
+    kept = residents.pop(_KEEPER)
+    congested, limiter, now = engine.heartbeat.congested, engine.parts.limiter, engine.now()
     return Analytics(
-        messages=engine.analytics.get_stats(now=engine.now()),
-        indexes=engine.registry.sizes,
+        messages=engine.analytics.get_stats(now=now),
+        indexes=engine.registry.figures(),
         health=dict(Counter(conn.health.status for conn in engine.registry)),
         congested=len(congested),
         waiting=sum(conn.waiting for conn in congested),
-        drops=dict(retention.drops),
-        offline_users=retention.offline.users,
-        offline_messages=retention.offline.messages,
-        offline_bytes=retention.offline.bytes_waiting,
-        refused=dict(engine.refused),
+        drops=dict(engine.drops),
+        **kept,
+        refused=engine.admission.figures(),
         closed=dict(engine.closed),
         limiter_keys=len(limiter) if isinstance(limiter, Sized) else 0,
         limiter_overflowed=getattr(limiter, "overflowed", 0),
-        reported_patterns=dict(getattr(engine.validator, "reports", {})),
-        breakers={"auth": engine.gate.breaker.statistics(now=engine.now())},
-        tasks=engine.supervisor.health(),
+        reported_patterns=dict(getattr(engine.parts.validator, "reports", {})),
+        breakers={"auth": engine.gate.breaker.statistics(now=now)},
+        tasks=engine.supervisor.figures(),
         errands=engine.supervisor.errands,
-        loop_lag=engine.heartbeat.lag,
-        loop_stalls=engine.heartbeat.stalls,
+        **engine.heartbeat.figures(),
+        residents=residents,
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from ..errors import ConfigurationError
 from ..messages import SystemType
@@ -13,8 +13,6 @@ from .payloads import Converter
 from .signatures import Call, CallKind, kind_of_call, name_of, read_signature
 
 __all__ = ["Route", "Router"]
-
-_SYSTEM_TYPES: Final = frozenset(SystemType)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,9 +51,11 @@ class Router:
     The manager's own types have none.
     """
 
-    def __init__(self, connection_type: type[Any]) -> None:
-        """`connection_type` is the annotation that asks for the connection."""
+    def __init__(self, connection_type: type[Any], reserved: Container[str] = frozenset(SystemType)) -> None:
+        """`connection_type` is the annotation that asks for the connection; `reserved` are the types that
+        the manager answers itself."""
         self._connection_type = connection_type
+        self._reserved = reserved
         self._exact: dict[str, Route] = {}
         self._wildcards: list[tuple[str, Route]] = []
         """By prefix, the longest first; that of the asterisk alone is empty."""
@@ -70,7 +70,7 @@ class Router:
         return self._exact.get(type) or self._find_wildcard(type)
 
     def _find_wildcard(self, type: str) -> Route | None:
-        if type in _SYSTEM_TYPES:  # no client speaks in the manager's name
+        if type in self._reserved:  # no client speaks in the manager's name
             return None
         for prefix, route in self._wildcards:
             if type.startswith(prefix):
@@ -122,7 +122,7 @@ class Router:
             raise ConfigurationError(f"type {type!r} must be 1 to 255 characters without control characters")
         if type != "*" and "*" in type.removesuffix(".*"):
             raise ConfigurationError(f"type {type!r}: an asterisk stands alone, or last after a dot")
-        if type in _SYSTEM_TYPES:
+        if type in self._reserved:
             raise ConfigurationError(f"type {type!r} is answered by the manager itself")
         if any(route.type == type for route in self.routes):
             raise ConfigurationError(f"type {type!r} has a handler already")

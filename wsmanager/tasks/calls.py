@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Coroutine, Generator
 from typing import Any, Final
 
 from ..errors import HandlerTimeout
-from ..logs import log_event
+from ..logs import Note, log_event
 from ..wire.stepping import Resumed
 
 __all__ = ["Running", "Runs"]
@@ -107,7 +107,7 @@ class Running(Resumed):
         try:
             self._coroutine.close()
         except RuntimeError:  # it awaits even then: it is left where it stands
-            log_event(logging.ERROR, "handler.stuck", what=self._coroutine)
+            self._runs.note(logging.ERROR, "handler.stuck", what=self._coroutine)
 
     @property
     def done(self) -> asyncio.Future[None]:
@@ -120,11 +120,12 @@ class Running(Resumed):
 class Runs:
     """Everything of the application's that is suspended now."""
 
-    def __init__(self, limit: float | None, grace: float) -> None:
+    def __init__(self, limit: float | None, grace: float, note: Note = log_event) -> None:
         self.limit = limit
         """Seconds until one is cancelled."""
         self.grace = grace
         """Seconds from then until it is closed."""
+        self.note = note
         self._running: set[Running] = set()
 
     def run(self, rest: Awaitable[Any]) -> Running:

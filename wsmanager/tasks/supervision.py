@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..logs import log_event
+from ..logs import Note, log_event
 
 __all__ = ["Supervisor", "TaskHealth", "cancellations", "is_being_cancelled"]
 
@@ -40,11 +40,17 @@ class Supervisor:
     """Owns tasks. Two kinds: named ones that are kept alive, and errands that run once."""
 
     def __init__(
-        self, *, backoff: float = 0.5, max_backoff: float = 30.0, max_errands: int = 100_000
+        self,
+        *,
+        backoff: float = 0.5,
+        max_backoff: float = 30.0,
+        max_errands: int = 100_000,
+        note: Note = log_event,
     ) -> None:
         self._backoff = backoff
         self._max_backoff = max_backoff
         self._max_errands = max_errands
+        self._note = note
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._health: dict[str, TaskHealth] = {}
         self._errands: set[asyncio.Task[Any]] = set()
@@ -69,7 +75,7 @@ class Supervisor:
                     await run()
                 except Exception as error:
                     restarts, last_error = restarts + 1, type(error).__qualname__
-                    log_event(logging.ERROR, "task.crashed", error=error, name=name, restarts=restarts)
+                    self._note(logging.ERROR, "task.crashed", error=error, name=name, restarts=restarts)
                 else:
                     return
                 if time() - started > self._max_backoff:  # it had recovered from the crash before
@@ -85,7 +91,7 @@ class Supervisor:
         not started, and the answer is None."""
         if len(self._errands) >= self._max_errands:
             errand.close()
-            log_event(logging.ERROR, "errand.refused", name=name, limit=self._max_errands)
+            self._note(logging.ERROR, "errand.refused", name=name, limit=self._max_errands)
             return None
         task = asyncio.create_task(errand, name=f"wsmanager.{name}")
         self._errands.add(task)
@@ -95,7 +101,13 @@ class Supervisor:
     def _errand_done(self, task: asyncio.Task[Any]) -> None:
         self._errands.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log_event(logging.ERROR, "errand.crashed", error=error, name=task.get_name())
+            self._note(logging.ERROR, "errand.crashed", error=error, name=task.get_name())
+
+    def rebind(self) -> None:
+        """Forget what belongs to an event loop that is no more."""
+        self._tasks.clear()
+        self._health.clear()
+        self._errands.clear()
 
     async def finish_errands(self) -> None:
         """Wait until no errand runs, but for the one that calls this."""
@@ -110,8 +122,8 @@ class Supervisor:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
 
-    def health(self) -> dict[str, TaskHealth]:
-        """The named tasks and how they are."""
+    def figures(self) -> dict[str, TaskHealth]:
+        """Return the named tasks and how they are."""
         return dict(self._health)
 
     @property

@@ -104,6 +104,7 @@ class OpaqueCodec:
 
     subprotocol = ""
     transparent = False
+    typed = False
 
     def encode(self, message: Any) -> str:
         del message

@@ -14,6 +14,8 @@ from .framing import WireFrame, wire_frame
 
 __all__ = ["OWN", "Outgoing", "Prepared", "prepare_event", "prepare_own", "size_of"]
 
+_UNTYPED: Final = "untyped"
+
 
 def prepare_event(frame: Frame) -> dict[str, Any]:
     """The ASGI event that carries `frame`; shared, so nobody may change it."""
@@ -36,16 +38,56 @@ class Prepared(msgspec.Struct, eq=False):
         self.packed = packed = wire_frame(event["bytes"] if text is None else text)
         return packed
 
+    # --- in the queue of a congested connection
+
+    @property
+    def priority(self) -> MessagePriority | None:
+        return self.outgoing.priority
+
+    @property
+    def expires_at(self) -> float | None:
+        return self.outgoing.expires_at
+
+    @property
+    def key(self) -> str | None:
+        return self.outgoing.key
+
+    @property
+    def counted_as(self) -> str:
+        return self.outgoing.type
+
+    @property
+    def is_wanted(self) -> bool:
+        return True
+
+    def frame(self) -> WireFrame:
+        return self.packed or self.pack()
+
+    def queued(self) -> None:
+        self.outgoing.waiting += 1
+
+    def taken(self) -> None:
+        self.outgoing.waiting -= 1
+        self.outgoing.handed_over = True
+
+    def left(self) -> Outgoing:
+        self.outgoing.waiting -= 1
+        return self.outgoing
+
+    def failed(self, error: BaseException) -> bool:
+        del error
+        return False
+
 
 class Outgoing:
-    """One send of the application, over all its targets. Raises `EncodeError` for one without a type,
-    unless it may be `typed` in a way of the application's own."""
+    """One send of the application, over all its targets."""
 
     __slots__ = (
         "_frames",
         "delivery",
         "expires_at",
         "handed_over",
+        "is_typed",
         "key",
         "message",
         "priority",
@@ -64,10 +106,11 @@ class Outgoing:
         expires_at: float | None = None,
         key: str | None = None,
         sequence: int = 0,
-        typed: bool = True,
     ) -> None:
+        kind = _type_of(message) if type is None else type
         self.message = message
-        self.type = _type_of(message, required=typed) if type is None else type
+        self.is_typed = kind is not None
+        self.type = _UNTYPED if kind is None else kind
         """What it is counted as; nothing when empty."""
         self.priority = priority if priority is None else _priority(priority)
         self.delivery = delivery
@@ -83,23 +126,16 @@ class Outgoing:
         self._frames: dict[Codec, Prepared] = {}
 
     def for_codec(self, codec: Codec) -> Prepared:
-        """The message as `codec` writes it. Raises `EncodeError`."""
+        """Return the message as `codec` writes it. Raises `EncodeError`, also for a message without the type
+        that connections of this codec need."""
         prepared = self._frames.get(codec)
         if prepared is None:
+            if not self.is_typed and getattr(codec, "typed", True):
+                raise EncodeError('a message needs a text "type": {"type": "chat.message", "data": ...}')
             frame = codec.encode(self.message)
             prepared = Prepared(prepare_event(frame), size_of(frame), self)
             self._frames[codec] = prepared
         return prepared
-
-    def taken(self) -> None:
-        """A server took it out of a queue."""
-        self.waiting -= 1
-        self.handed_over = True
-
-    @property
-    def withdrawn(self) -> bool:
-        """Whether nobody wants it sent any more."""
-        return False
 
 
 def size_of(frame: Frame) -> int:
@@ -119,14 +155,10 @@ def _priority(priority: Any) -> MessagePriority:
         raise ConfigurationError(f"priority must be a MessagePriority, not {priority!r}") from None
 
 
-def _type_of(message: Any, *, required: bool) -> str:
-    """The message's own type, whether it is a mapping or an object with attributes."""
+def _type_of(message: Any) -> str | None:
+    """Return the message's own type, whether it is a mapping or an object with attributes."""
     kind = message.get("type") if hasattr(message, "get") else getattr(message, "type", None)
-    if not isinstance(kind, str):
-        if not required:
-            return "untyped"
-        raise EncodeError('a message needs a text "type": {"type": "chat.message", "data": ...}')
-    return kind
+    return kind if isinstance(kind, str) else None
 
 
 OWN: Final = Outgoing({"type": ""})

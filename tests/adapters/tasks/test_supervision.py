@@ -36,11 +36,11 @@ async def test_work_runs_until_it_ends_by_itself() -> None:
     supervisor, work = Supervisor(), Work()
     supervisor.keep_alive("work", work.run)
     await asyncio.sleep(1)
-    assert supervisor.health() == {"work": TaskHealth("running")}
+    assert supervisor.figures() == {"work": TaskHealth("running")}
     assert "wsmanager.work" in {task.get_name() for task in asyncio.all_tasks()}
     work.may_end.set()
     await asyncio.sleep(1)
-    assert supervisor.health() == {"work": TaskHealth("ended")}
+    assert supervisor.figures() == {"work": TaskHealth("ended")}
 
 
 async def test_work_that_runs_is_not_started_twice_and_work_that_ended_is() -> None:
@@ -59,11 +59,11 @@ async def test_a_crash_is_reported_and_work_starts_again_ever_later(caplog: pyte
     supervisor, work = Supervisor(backoff=1, max_backoff=5), Work(failures=5)
     supervisor.keep_alive("work", work.run)
     await asyncio.sleep(0.5)
-    assert supervisor.health() == {"work": TaskHealth("waiting", 1, "LookupError")}
+    assert supervisor.figures() == {"work": TaskHealth("waiting", 1, "LookupError")}
     await asyncio.sleep(60)
     started = work.starts[0]
     assert [start - started for start in work.starts] == [0, 1, 3, 7, 12, 17]
-    assert supervisor.health() == {"work": TaskHealth("running", 5, "LookupError")}
+    assert supervisor.figures() == {"work": TaskHealth("running", 5, "LookupError")}
     assert caplog.text.count("task.crashed") == 5
     await supervisor.stop()
 
@@ -149,7 +149,7 @@ async def test_stopping_ends_everything_but_the_task_that_stops(caplog: pytest.L
     supervisor.run_errand(stop(), "stop")
     await asyncio.sleep(1)
     assert done == ["stopped"]
-    assert supervisor.health() == {"work": TaskHealth("ended")}
+    assert supervisor.figures() == {"work": TaskHealth("ended")}
     assert supervisor.errands == 0
     assert caplog.records == []
 
@@ -159,7 +159,7 @@ async def test_work_may_be_stopped_while_it_waits_to_start_again() -> None:
     supervisor.keep_alive("work", Work(failures=1).run)
     await asyncio.sleep(1)
     await supervisor.stop()
-    assert supervisor.health() == {"work": TaskHealth("ended", 1, "LookupError")}
+    assert supervisor.figures() == {"work": TaskHealth("ended", 1, "LookupError")}
 
 
 async def test_a_task_knows_whether_it_is_being_cancelled() -> None:

@@ -29,6 +29,7 @@ from wsmanager import (
     Tier,
     WebSocketConfig,
 )
+from wsmanager.connections.seams import NEGOTIATED
 from wsmanager.protocols import Handshake, Identity
 from wsmanager.testing import (
     DAPHNE,
@@ -699,10 +700,14 @@ class TestLimits:
         config = WebSocketConfig(max_connections_per_user=1, over_limit="replace_oldest")
         manager = make_manager(config)
         socket = FakeSocket()
-        engine = manager._engine
-        conn = await engine.enter(socket.scope, socket.receive, socket.send, user_id="a", connection_id="c")
+        engine = manager.engine
+        conn = await engine.admission.enter(
+            socket.scope, socket.receive, socket.send, user_id="a", connection_id="c"
+        )
         with pytest.raises(ValueError, match="in use"):
-            await engine.enter(socket.scope, socket.receive, socket.send, user_id="a", connection_id="c")
+            await engine.admission.enter(
+                socket.scope, socket.receive, socket.send, user_id="a", connection_id="c"
+            )
         assert manager.connections() == [conn]
         await conn.close()
 
@@ -825,7 +830,7 @@ class TestSubprotocols:
         async with connect(replaced(manager.endpoint, scope)) as peer:
             assert peer.accepted_subprotocol == chosen
             (conn,) = manager.connections()
-            assert conn.negotiated is (chosen is not None)
+            assert bool(conn.flags & NEGOTIATED) is (chosen is not None)
 
     async def test_who_negotiates_is_welcomed_first(self, make_manager: MakeManager) -> None:
         manager = make_manager(auth=ByQuery())
@@ -920,7 +925,7 @@ class TestNoGhosts:
 
         socket.disconnect(1006)
         await manager.endpoint(socket.scope, socket.receive, send)
-        assert not manager._engine.sender.codecs_in_use
+        assert not manager.engine.encodings.in_use
 
     async def test_a_client_that_does_not_read_its_refusal_is_not_waited_for(
         self, make_manager: MakeManager
@@ -946,7 +951,7 @@ class TestNoGhosts:
     ) -> None:
         manager = make_manager()
         first, second = FakeSocket(), FakeSocket()
-        enter = manager._engine.enter
+        enter = manager.engine.admission.enter
         conn = await enter(first.scope, first.receive, first.send, user_id="a", connection_id="same")
         with pytest.raises(ValueError, match="'same' is in use"):
             await enter(second.scope, second.receive, second.send, user_id="b", connection_id="same")

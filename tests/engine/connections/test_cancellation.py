@@ -93,7 +93,8 @@ class Service:
         await asyncio.sleep(0.1)
         for _ in range(5):
             await self.manager.send_to_session("hall", {"type": "said", "data": "x" * 100})
-        await conn.writable()
+        if conn.congestion is not None:
+            await conn.congestion.room()
         return "said"
 
     async def beside(self, conn: Connection) -> None:

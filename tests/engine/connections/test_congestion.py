@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.websockets import WebSocketDisconnect
 
+from tests.ends import closing_of
+from tests.engine.words import type_of
 from wsmanager import (
     Connection,
     ConnectionManager,
@@ -22,6 +24,7 @@ from wsmanager import (
     WebSocketConfig,
 )
 from wsmanager.config import Tier
+from wsmanager.connections.ending import end, peer_left
 from wsmanager.decisions.breaker import BreakerState
 from wsmanager.errors import ConnectionClosed, EncodeError
 from wsmanager.messages import Delivery, DeliveryReport, HealthStatus, Pushed
@@ -52,7 +55,7 @@ SLOW: dict[str, Any] = {"window": 1, "stalled": True}
 
 async def congest(conn: Connection) -> None:
     """Send until the server holds a frame; what comes next waits."""
-    while not conn.congested:
+    while conn.congestion is None:
         await conn.send(news("first"))
         await asyncio.sleep(0.1)
     assert conn.waiting == 1
@@ -100,7 +103,7 @@ async def test_a_peer_that_caught_up_is_as_cheap_as_before(make_manager: MakeMan
         assert manager.get_analytics().congested == 1
         assert manager.get_analytics().waiting == conn.waiting == 11
         assert await read_all(peer) == ["first", "first", *range(10)]
-        assert not conn.congested
+        assert conn.congestion is None
         assert asyncio.all_tasks() == tasks
         assert await conn.send(news("last")) is Pushed.SENT
 
@@ -563,7 +566,7 @@ async def test_who_stops_waiting_for_room_leaves_nothing_behind(make_manager: Ma
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(conn.send(news(n)), 1)
         assert (await read_all(peer))[2:] == [1, 2]
-        await conn.writable()
+        assert conn.congestion is None
         assert await conn.send(news("more")) is Pushed.SENT
 
 
@@ -671,7 +674,7 @@ async def test_an_own_send_learns_of_the_end(make_manager: MakeManager, server: 
         silent = server.after_disconnect == "silent" and end in ("reset", "closed by the peer")
         for result in results:
             assert isinstance(result, WebSocketDisconnect) or silent
-        assert not conn.congested
+        assert conn.congestion is None
 
 
 async def test_an_own_send_that_finds_the_peer_gone_ends_the_connection(make_manager: MakeManager) -> None:
@@ -753,7 +756,7 @@ async def test_f01_a_reset_in_the_middle_of_a_send_cleans_up_once(
 ) -> None:
     manager = make_manager(auth=ByQuery())
     gone: list[Any] = []
-    manager.on_disconnect(lambda conn: gone.append(conn.closing))
+    manager.on_disconnect(lambda conn: gone.append(closing_of(conn)))
     async with online(manager, "ann", server=server, **SLOW) as (peer, conn):
         await congest(conn)
         for n in range(5):
@@ -784,9 +787,9 @@ async def test_a_connection_that_ends_before_its_drain_began_leaves_nothing_behi
         await asyncio.sleep(1)
         await manager.broadcast(news(1))
         (conn,) = manager.connections()
-        conn.peer_left(1006, "")
+        peer_left(conn, 1006, "")
         await asyncio.sleep(0)
-        assert not conn.congested
+        assert conn.congestion is None
         assert got(peer) == [0]
 
 
@@ -917,7 +920,7 @@ async def test_closing_twice_waits_for_the_first_and_changes_nothing(make_manage
         await asyncio.gather(second, third)
         assert await peer.wait_closed(1) == (4001, "first")
         await conn.close(4503, "fourth")
-        assert conn.closing == (4001, "first")
+        assert closing_of(conn) == (4001, "first")
 
 
 async def test_a_close_without_a_flush_hands_back_at_once(make_manager: MakeManager) -> None:
@@ -939,14 +942,14 @@ async def test_a_peer_that_leaves_while_it_is_closed_is_not_spoken_to(make_manag
         sends = peer.server_sends
         await peer.close()
         await asyncio.wait_for(closing, 0.1)
-        assert conn.closing == (4001, "")
+        assert closing_of(conn) == (4001, "")
         assert peer.server_sends == sends
 
 
 async def test_a_close_from_another_task_wakes_the_one_that_serves(make_manager: MakeManager) -> None:
     manager = make_manager(auth=ByQuery())
     ends: list[Any] = []
-    manager.on_disconnect(lambda conn: ends.append(conn.closing))
+    manager.on_disconnect(lambda conn: ends.append(closing_of(conn)))
     async with online(manager, "ann") as (peer, conn):
         await conn.close(4503, "kicked")
         await asyncio.sleep(0.1)
@@ -980,9 +983,9 @@ async def test_a_cancellation_from_outside_is_not_mistaken_for_a_close(make_mana
         async with connect(app, query="user=ann"):
             (conn,) = manager.connections()
             if order == "close first":
-                conn.ended()
+                end(conn)
             serving[-1].cancel()
-            conn.ended()
+            end(conn)
             await asyncio.sleep(0.1)
             assert serving[-1].cancelled()
 
@@ -1000,7 +1003,7 @@ class Curt(JSONCodec):
     """Has no word for a farewell."""
 
     def encode(self, message: Any) -> str:
-        if message["type"] == "disconnect":
+        if type_of(message) == "disconnect":
             raise EncodeError("no words for it")
         return super().encode(message)
 

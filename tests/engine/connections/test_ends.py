@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from tests.engine.words import type_of
 from wsmanager import Connection, ConnectionManager, Disconnect, EncodeError, WebSocketConfig
 from wsmanager.testing import DAPHNE, HandshakeRefused, connect
 from wsmanager.wire.codecs import JSONCodec
@@ -64,7 +65,7 @@ async def test_nothing_is_handled_after_a_handler_ended_the_connection(make_mana
 async def test_a_codec_without_a_word_of_welcome_leaves_no_ghost(make_manager: MakeManager) -> None:
     class Speechless(JSONCodec):
         def encode(self, message: Any) -> str:
-            if isinstance(message, dict) and message.get("type") == "welcome":
+            if type_of(message) == "welcome":
                 raise EncodeError("no words")
             return super().encode(message)
 
@@ -127,7 +128,7 @@ async def test_closing_the_manager_ends_what_was_already_closing(make_manager: M
     manager = make_manager(auth=ByQuery())
     async with connect(manager.endpoint, window=1, stalled=True):
         (conn,) = manager.connections()
-        while not conn.congested:
+        while conn.congestion is None:
             await conn.send({"type": "x", "data": "x" * 100})
         closing = asyncio.create_task(conn.close())
         await asyncio.sleep(0)
@@ -148,7 +149,7 @@ async def test_a_failing_scorer_takes_no_heartbeat_from_the_others(make_manager:
         connect(manager.endpoint, query="user=well", subprotocols=["wsmanager.v1.json"]) as well,
     ):
         (conn,) = manager.connections(user_id="stuck")
-        while not conn.congested:
+        while conn.congestion is None:
             await conn.send({"type": "x", "data": "x" * 100})
         await asyncio.sleep(39)  # a ping comes within a round of 30 s
         assert any('"ping"' in str(frame) for frame in well.frames)

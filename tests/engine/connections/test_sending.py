@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.engine.words import type_of
 from wsmanager import ALL, Connection, ConnectionManager, MessagePriority, WebSocketConfig
 from wsmanager.errors import ConfigurationError, ConnectionClosed, EncodeError
 from wsmanager.messages import Delivery, DeliveryReport, Pushed
@@ -399,7 +400,7 @@ class TelemetryCodec(JSONCodec):
 
     def encode(self, message: Any) -> str:
         self.encoded += 1
-        if message["type"] not in ("telemetry", "welcome"):
+        if type_of(message) not in ("telemetry", "welcome"):
             raise EncodeError("this codec has no words for it")
         return super().encode(message)
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.ends import closing_of
 from wsmanager import Connection, ConnectionManager, ConnectionStatus, MessagePriority, WebSocketConfig
 from wsmanager.errors import EncodeError
 from wsmanager.messages import Delivery, DeliveryReport
@@ -60,7 +61,7 @@ def drops(manager: ConnectionManager) -> dict[str, int]:
 
 async def congest(conn: Connection) -> None:
     """Send until the server holds a frame; what comes next waits."""
-    while not conn.congested:
+    while conn.congestion is None:
         await conn.send(news("first"))
         await asyncio.sleep(0.1)
 
@@ -156,7 +157,7 @@ class ShyCodec(JSONCodec):
     subprotocol = "shy"
 
     def encode(self, message: Any) -> str:
-        if message.get("data") == -1:
+        if isinstance(message, dict) and message.get("data") == -1:
             raise EncodeError("no words for it")
         return super().encode(message)
 
@@ -616,7 +617,7 @@ async def test_a_critical_message_that_finds_the_queue_full_survives_the_connect
         await send(manager, 0, 1, priority=CRITICAL)
         report = await send(manager, 2, priority=CRITICAL)
         assert (report.kept, report.attempts) == (1, 4)
-        assert conn.closing == (4008, "slow")
+        assert closing_of(conn) == (4008, "slow")
     async with online(manager, "ann") as (again, _):
         assert got(again) == [0, 1, 2]
 

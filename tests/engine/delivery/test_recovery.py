@@ -242,7 +242,7 @@ async def test_bug_in_the_background_is_reported_and_the_work_starts_again(
     caplog.set_level(logging.ERROR, "wsmanager")
     manager = make_manager(auth=ByQuery())
     async with bystander(manager):
-        heartbeat = manager._engine.heartbeat
+        heartbeat = manager.engine.heartbeat
 
         def crash(now: float) -> None:
             raise ZeroDivisionError

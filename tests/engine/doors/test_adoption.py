@@ -20,6 +20,7 @@ from starlette.exceptions import WebSocketException
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from tests.ends import closing_of
 from tests.engine.conftest import ByQuery, MakeManager
 from wsmanager import (
     AuthenticationError,
@@ -128,7 +129,7 @@ async def test_an_adopted_socket_is_a_connection_like_any_other(
         assert await peer.receive_json() == {"echo": {"type": "chat"}}
         assert met == ["hello"]
     assert met == ["hello", "gone"]
-    assert conn.closing == (1000, "")
+    assert closing_of(conn) == (1000, "")
 
 
 def note(diary: list[Any], word: str) -> Callable[[Connection], Awaitable[None]]:

@@ -108,7 +108,7 @@ async def test_f48_the_endpoint_ends_quietly_whichever_side_closes(
 
     @manager.on_disconnect
     async def miss(conn: Connection) -> None:
-        ends.append(conn.closing and conn.closing[0])
+        ends.append(conn.ending and conn.ending.code)
 
     @manager.on("x")
     async def x(conn: Connection, data: Any) -> Any:

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from tests.ends import closing_of
 from tests.engine.conftest import ByQuery, MakeManager, errors_logged
 from wsmanager import (
     ConfigurationError,
@@ -27,6 +28,7 @@ from wsmanager import (
     WebSocketConfig,
     WebSocketMiddleware,
 )
+from wsmanager.errors import EncodeError
 from wsmanager.testing import (
     DAPHNE,
     GRANIAN,
@@ -527,7 +529,7 @@ async def test_a_guarded_socket_is_reachable_from_accept_to_end(
 ) -> None:
     manager, diary = make_manager(auth=ByQuery()), list[Any]()
     manager.on_connect(lambda conn: diary.append(("hello", conn.user_id)))
-    manager.on_disconnect(lambda conn: diary.append(("gone", conn.closing)))
+    manager.on_disconnect(lambda conn: diary.append(("gone", closing_of(conn))))
     accepts, closes = anyio.Event(), anyio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -1303,8 +1305,11 @@ async def test_an_endpoint_may_know_better_who_it_is(make_manager: MakeManager) 
 
     app = WebSocketMiddleware(Starlette(routes=[WebSocketRoute("/", endpoint)]), manager, "json")
     async with connect(app) as peer:
-        assert (await manager.send_personal_message("ann", {"n": 1}, tenant="t")).sent == 1
-        assert await peer.receive_json() == {"n": 1}
+        message = {"type": "n", "data": 1}
+        assert (await manager.send_personal_message("ann", message, tenant="t")).sent == 1
+        assert await peer.receive_json() == message
+        with pytest.raises(EncodeError, match="type"):  # whatever guards it, an adopted socket has types
+            await manager.send_personal_message("ann", {"n": 1}, tenant="t")
 
 
 async def test_claims_of_somebody_else_are_not_kept(make_manager: MakeManager) -> None:

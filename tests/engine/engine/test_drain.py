@@ -357,7 +357,7 @@ def test_what_another_loop_left_behind_is_not_waited_for() -> None:
         socket.feed_text('{"type": "work"}')
         await asyncio.sleep(1)
         (conn,) = manager.connections()
-        manager._engine.abandon(conn)
+        manager.engine.abandon(conn)
         return serving
 
     async def drain() -> float:

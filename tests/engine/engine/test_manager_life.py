@@ -18,6 +18,7 @@ from starlette.routing import Mount, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from tests.ends import closing_of
 from tests.engine.conftest import ByQuery, MakeManager, assert_empty
 from wsmanager import (
     ConfigurationError,
@@ -255,7 +256,7 @@ async def test_closes_and_farewells_under_way_are_finished_first(make_manager: M
     @manager.on_disconnect
     async def slow(conn: Connection) -> None:
         await asyncio.sleep(3)
-        diary.append(conn.closing)
+        diary.append(closing_of(conn))
 
     async with connect(manager.endpoint, window=1_000, stalled=True) as peer:
         (conn,) = manager.connections()

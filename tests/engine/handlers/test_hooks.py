@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.ends import closing_of
 from wsmanager import Connection, Disconnect, Refused, WebSocketConfig
 from wsmanager.testing import connect
 
@@ -204,7 +205,7 @@ async def test_every_end_is_a_farewell_with_its_code(make_manager: MakeManager) 
 
     @manager.on_disconnect
     async def miss(conn: Connection) -> None:
-        ends.append(conn.closing)
+        ends.append(closing_of(conn))
 
     async with connect(manager.endpoint) as peer:
         await peer.close(4321, "enough")

@@ -58,7 +58,7 @@ def test_a_connection_that_leaves_is_in_no_index(leave: str) -> None:
     conn = opened(registry, "1")
     registry.join(conn, "general")
     assert getattr(registry, leave)(conn)
-    assert registry.sizes == EMPTY
+    assert registry.figures() == EMPTY
     assert conn.joined is None
     assert conn not in registry
 
@@ -117,7 +117,7 @@ def test_only_an_open_connection_joins() -> None:
     registry.add(conn)
     with pytest.raises(InvalidMove):
         registry.join(conn, "general")
-    assert registry.sizes["rooms"] == 0
+    assert registry.figures()["rooms"] == 0
 
 
 def test_joining_and_leaving_answer_whether_anything_changed() -> None:
@@ -127,7 +127,7 @@ def test_joining_and_leaving_answer_whether_anything_changed() -> None:
     assert not registry.join(conn, "a")
     assert registry.leave(conn, "a")
     assert not registry.leave(conn, "a")
-    assert registry.sizes["rooms"] == 0
+    assert registry.figures()["rooms"] == 0
 
 
 def test_a_room_outlives_a_member_while_others_are_in_it() -> None:
@@ -188,11 +188,11 @@ def test_an_address_is_forgotten_with_its_last_departure() -> None:
     registry.arrive("10.0.0.1")
     registry.arrive(None)
     registry.depart("10.0.0.1")
-    assert registry.sizes["addresses"] == 1
+    assert registry.figures()["addresses"] == 1
     assert registry.arrived == 2
     registry.depart("10.0.0.1")
     registry.depart(None)
-    assert registry.sizes == EMPTY
+    assert registry.figures() == EMPTY
 
 
 def test_the_limit_of_a_user_can_be_raised_for_one_connection() -> None:
@@ -337,7 +337,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_left_behind(self) -> None:
-        sizes = self.registry.sizes
+        sizes = self.registry.figures()
         assert sizes["users"] == len({conn.key for conn in self.alive})
         assert sizes["tenants"] == len({conn.key.tenant for conn in self.alive})
         assert sizes["rooms"] == len(
@@ -347,7 +347,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         for conn in self.alive:
             self.registry.remove(conn)
-        assert self.registry.sizes == EMPTY
+        assert self.registry.figures() == EMPTY
 
 
 TestRegistryMachine = RegistryMachine.TestCase

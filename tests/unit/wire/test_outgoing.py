@@ -56,7 +56,7 @@ def test_the_type_of_a_message_is_found_in_a_mapping_or_an_object(message: Any) 
 )
 def test_a_message_without_a_text_type_is_refused(message: Any) -> None:
     with pytest.raises(EncodeError, match="type"):
-        Outgoing(message)
+        Outgoing(message).for_codec(JSON)
 
 
 def test_a_given_type_stands_for_the_messages_own() -> None:
@@ -119,9 +119,14 @@ def test_what_is_not_said_is_left_to_the_connection() -> None:
 
 def test_what_a_server_took_out_of_one_of_two_queues_waits_in_the_other() -> None:
     outgoing = Outgoing({"type": "note"})
-    outgoing.waiting = 2
-    outgoing.taken()
-    assert (outgoing.waiting, outgoing.handed_over, outgoing.withdrawn) == (1, True, False)
+    prepared = outgoing.for_codec(JSON)
+    prepared.queued()
+    prepared.queued()
+    prepared.taken()
+    assert (outgoing.waiting, outgoing.handed_over, prepared.is_wanted) == (1, True, True)
+    assert prepared.left() is outgoing
+    assert outgoing.waiting == 0
+    assert not prepared.failed(OSError())
 
 
 def test_a_message_of_the_managers_own_is_counted_as_nothing() -> None:
