@@ -37,10 +37,20 @@ from .ending import Ending, close_soon, decide, peer_failed
 from .read_ahead import ReadAhead
 from .seams import NEGOTIATED, WATCHED, Guard, Owner, Waiting, priority_of
 
-__all__ = ["Connection", "trouble_of"]
+__all__ = ["Connection"]
 
 _OPEN = ConnectionStatus.OPEN
 _SENT = Pushed.SENT
+
+
+class _Rare:
+    """What most connections never have."""
+
+    __slots__ = ("metadata", "trouble")
+
+    def __init__(self, metadata: dict[str, Any]) -> None:
+        self.metadata = metadata
+        self.trouble: Trouble | None = None
 
 
 class Connection:
@@ -52,12 +62,10 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
-        "_impaired",
-        "_metadata",
+        "_rare",
         "_transport",
         "address",
         "ahead",
-        "beside",
         "claims",
         "codec",
         "congestion",
@@ -77,7 +85,6 @@ class Connection:
         "send_raw",
         "status",
         "tier",
-        "trouble",
     )
 
     def __init__(
@@ -119,18 +126,13 @@ class Connection:
         self.reader: asyncio.Task[Any] | None = None
         """The task that waits for the server now: a close from another task wakes it."""
         self.ahead: ReadAhead | None = None
-        self.beside: set[asyncio.Task[Any]] | None = None
-        """Handlers that run beside the others (``concurrent=True``)."""
         self.congestion: Congestion | None = None
         self.ending: Ending | None = None
-        self.trouble: Trouble | None = None
-        self._metadata = metadata
+        self._rare = None if metadata is None else _Rare(metadata)
         self._transport = transport_for(send)
-        # Anything but "open, idle and well": the one question of the hot path.
-        self._impaired = True
         self.lane: Direct | Send | None = None
         """What a message can simply be written into: the server's transport, or its ``send`` where that is
-        stepped by hand; None while there is more to it than that."""
+        stepped by hand. None unless it is open, idle and well: the one question of the hot path."""
         if direct is not None:
             direct.listen(self.weigh)
 
@@ -152,9 +154,24 @@ class Connection:
     @property
     def metadata(self) -> dict[str, Any]:
         """Whatever the application wants to remember of it."""
-        if self._metadata is None:
-            self._metadata = {}
-        return self._metadata
+        if self._rare is None:
+            self._rare = _Rare({})
+        return self._rare.metadata
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What is remembered of its faults and of sends that timed out; None before the first."""
+        return None if self._rare is None else self._rare.trouble
+
+    def give_trouble(self) -> Trouble:
+        """Return the same for a fault to be counted."""
+        if self._rare is None:
+            self._rare = _Rare({})
+        if self._rare.trouble is None:
+            config = self.owner.config
+            breaker = CircuitBreaker(config.breaker_failures, config.breaker_reset)
+            self._rare.trouble = Trouble(config.max_errors, breaker)
+        return self._rare.trouble
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} of {self.user_id!r} ({self.status})>"
@@ -205,8 +222,8 @@ class Connection:
 
     def push(self, prepared: Prepared) -> Pushed:
         """Hand one message over, or queue it. Never waits and never raises."""
-        if self._impaired:
-            return self._push_impaired(prepared)
+        if self.lane is None and (held := self._hold_back(prepared)) is not None:
+            return held
         direct = self.direct
         try:
             if direct is not None:
@@ -234,7 +251,8 @@ class Connection:
             return Pushed.OFFLINE
         return Pushed.QUEUED
 
-    def _push_impaired(self, prepared: Prepared) -> Pushed:
+    def _hold_back(self, prepared: Prepared) -> Pushed | None:
+        """Return what becomes of a message that cannot simply be written; None where it can after all."""
         if self.status is not _OPEN or self.ending is not None:
             return Pushed.OFFLINE
         if self.codec is OPAQUE:
@@ -244,11 +262,7 @@ class Connection:
             return self._drop("shed")
         if self.congestion is not None:
             return self._enqueue(self.congestion, prepared)
-        self._impaired = False  # only its health was in question
-        try:
-            return self.push(prepared)
-        finally:
-            self.weigh()
+        return None
 
     def _may_shed(self, outgoing: Outgoing) -> bool:
         """Messages of the manager's own keep the connection alive, and durable ones must arrive."""
@@ -313,17 +327,19 @@ class Connection:
     def weigh(self) -> None:
         """Decide anew whether a push needs a second look."""
         direct = self.direct
-        self._impaired = (
-            self.status is not _OPEN
-            or self.ending is not None
-            or self.congestion is not None
-            or self.health.status is not HealthStatus.HEALTHY
-            or self.codec is OPAQUE
-            or (direct is not None and not direct.takes)
+        is_well = (
+            self.status is _OPEN
+            and self.ending is None
+            and self.congestion is None
+            and self.health.status is HealthStatus.HEALTHY
+            and self.codec is not OPAQUE
         )
-        self.lane = None
-        if not self._impaired:
-            self.lane = direct or (self.send_raw if self._transport.is_simple() else None)
+        if not is_well:
+            self.lane = None
+        elif direct is not None:
+            self.lane = direct if direct.takes else None
+        else:
+            self.lane = self.send_raw if self._transport.is_simple() else None
 
     # --- as a `Line`: what its own parts call
 
@@ -360,12 +376,3 @@ class Connection:
         """Decide to close it now, and carry that out in the background. Without `flush`, what waits is
         given up at once."""
         close_soon(self, code, reason, flush=flush)
-
-
-def trouble_of(conn: Connection) -> Trouble:
-    """Return what is remembered of the trouble that `conn` gives; made at the first."""
-    if conn.trouble is None:
-        config = conn.owner.config
-        breaker = CircuitBreaker(config.breaker_failures, config.breaker_reset)
-        conn.trouble = Trouble(config.max_errors, breaker)
-    return conn.trouble

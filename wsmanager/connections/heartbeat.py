@@ -20,7 +20,7 @@ from ..messages import ConnectionStatus, HealthStatus
 from ..protocols import Clock, Codec
 from ..wire.outgoing import Prepared, prepare_own
 from ..wire.words import PING
-from .connection import Connection, trouble_of
+from .connection import Connection
 from .seams import NEGOTIATED, WATCHED
 
 __all__ = ["Heartbeat"]
@@ -130,7 +130,7 @@ class Heartbeat:
             conn.close_soon(CloseCode.SLOW, "slow", flush=False)
         elif verdict == "overdue":
             conn.owner.failed(FailureKind.TRANSIENT)
-            trouble_of(conn).breaker.record_failure(now=now)
+            conn.give_trouble().breaker.record_failure(now=now)
             conn.health.record_error()
             conn.health.reassess(now=_moment(conn, now))
             conn.weigh()

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
-from ..connections.connection import Connection, trouble_of
+from ..connections.connection import Connection
 from ..connections.ending import is_heard
 from ..errors import CloseCode, Disconnect, RateLimited, ReplyError, to_client
 from ..handlers.inspection import Inspection
@@ -126,7 +126,7 @@ class _ForeignMode:
         if not self._answered(conn, answer):
             code = CloseCode.TOO_MANY_REQUESTS if is_rate else CloseCode.BAD_REQUEST
             conn.close_soon(code, answer.code)
-        elif trouble_of(conn).count_fault(conn.owner.now()):
+        elif conn.give_trouble().count_fault(conn.owner.now()):
             code = CloseCode.TOO_MANY_REQUESTS if is_rate else CloseCode.TOO_MANY_ERRORS
             conn.close_soon(code, "too many errors")
         return answer.code

@@ -12,10 +12,11 @@ from ..config import WebSocketConfig
 from ..connections.connection import Connection
 from ..connections.ending import close_soon, cut_off, end
 from ..errors import CloseCode
+from ..handlers.dispatch import Dispatch
 from ..handlers.hooks import Hooks
 from ..logs import Journal
 from ..messages import ConnectionStatus
-from ..tasks.calls import Running, Runs
+from ..tasks.calls import Running
 from ..tasks.supervision import Supervisor
 
 __all__ = ["Drain"]
@@ -37,7 +38,7 @@ class Drain:
         config: WebSocketConfig,
         journal: Journal,
         supervisor: Supervisor,
-        runs: Runs,
+        dispatch: Dispatch,
         hooks: Hooks,
         *,
         everyone: Callable[[], Iterable[Connection]],
@@ -47,7 +48,7 @@ class Drain:
         self._reconnect_rate = config.reconnect_rate
         self._journal = journal
         self._supervisor = supervisor
-        self._runs = runs
+        self._dispatch = dispatch
         self._hooks = hooks
         self._everyone = everyone
         self._arrived = arrived
@@ -63,6 +64,7 @@ class Drain:
     async def run(self) -> None:
         """Raises nothing; what did not end in time is cut off."""
         everyone = list(self._everyone())
+        self._dispatch.wait_not_for(self._task)
         self._journal.note(logging.INFO, "drain.begun", connections=len(everyone), paced=self._paced)
         try:
             async with asyncio.timeout_at(self._deadline):
@@ -86,8 +88,6 @@ class Drain:
                 silent.append((moment, conn))
             else:
                 _send_away(conn, moment)
-            if conn.beside is not None and self._task is not None:
-                conn.beside.discard(self._task)
             if place % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)
         silent.sort(key=lambda one: one[0])
@@ -113,7 +113,7 @@ class Drain:
             patience.cancel()
 
     def _handlers(self) -> set[Running]:
-        return self._runs.others(self._task)
+        return self._dispatch.runs.others(self._task)
 
     def _stop_handlers(self) -> None:
         for running in self._handlers():

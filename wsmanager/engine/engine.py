@@ -129,7 +129,7 @@ class Engine:
                 self.config,
                 self.journal,
                 self.supervisor,
-                self.runs,
+                self.dispatch,
                 self.hooks,
                 everyone=self.everyone,
                 arrived=lambda: self.registry.arrived,
@@ -194,7 +194,7 @@ class Engine:
             raise
         if conn.guard is None:
             return
-        if conn.beside and asyncio.current_task() in conn.beside:
+        if asyncio.current_task() in self.dispatch.beside.get(conn, ()):
             self.hooks.farewell_soon(conn)  # which waits for the caller
         else:
             await self.hooks.farewell(conn)

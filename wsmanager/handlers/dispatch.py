@@ -55,6 +55,8 @@ class Dispatch:
         self._clock = clock
         self._threads: CapacityLimiter | None = None
         self.runs = runs
+        self.beside: dict[Connection, set[asyncio.Task[Any]]] = {}
+        """Handlers that run beside the others of their connection (``concurrent=True``)."""
         self.around: tuple[Around, ...] = ()
         """The first is the outermost."""
 
@@ -135,16 +137,26 @@ class Dispatch:
     def _start_beside(self, conn: Connection, work: Work) -> bool:
         """Start the handler in a task of its own, while the connection is read as ever; False when as
         many run as may, counting the one in the connection's own task."""
-        running = 0 if conn.beside is None else len(conn.beside)
+        running = len(self.beside.get(conn, ()))
         if running + 1 >= self._config.max_concurrent_handlers:
             return False
         task = conn.owner.run_errand(self._beside(conn, work), "handler")
         if task is None:
             return False
-        beside = conn.beside = set() if conn.beside is None else conn.beside
-        beside.add(task)
-        task.add_done_callback(functools.partial(_done_beside, conn, beside))
+        self.beside.setdefault(conn, set()).add(task)
+        task.add_done_callback(functools.partial(self._done_beside, conn))
         return True
+
+    def _done_beside(self, conn: Connection, task: asyncio.Task[Any]) -> None:
+        beside = self.beside.get(conn, set())
+        beside.discard(task)
+        if not beside:
+            self.beside.pop(conn, None)
+
+    def wait_not_for(self, task: asyncio.Task[Any] | None) -> None:
+        """Let no farewell wait for a handler that itself waits for the farewells."""
+        for beside in self.beside.values():
+            beside.discard(task)  # type: ignore[arg-type]  # None is in no set
 
     async def _beside(self, conn: Connection, work: Work) -> None:
         if self.around and self._is_answered(conn, work):
@@ -206,6 +218,7 @@ class Dispatch:
     def rebind(self) -> None:
         """Forget what belongs to an event loop."""
         self._threads = None
+        self.beside.clear()
         self.runs.forget()
 
     async def watch(self, conn: Connection, running: Running) -> Any:
@@ -239,9 +252,3 @@ def _authorize(conn: Connection, route: Route, message: InboundMessage) -> None:
             raise TypeError(f"allow= of {route.type!r} must answer at once")
         if not allowed:
             raise Forbidden("You may not send this type of message.")
-
-
-def _done_beside(conn: Connection, beside: set[asyncio.Task[Any]], task: asyncio.Task[Any]) -> None:
-    beside.discard(task)
-    if not beside:
-        conn.beside = None

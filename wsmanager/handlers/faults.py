@@ -6,7 +6,7 @@ import logging
 from collections.abc import Container
 from typing import Any, Final
 
-from ..connections.connection import Connection, trouble_of
+from ..connections.connection import Connection
 from ..decisions.analytics import MessageAnalytics
 from ..errors import (
     CloseCode,
@@ -100,7 +100,7 @@ class Faults:
     def _blame(self, conn: Connection, fault: ReplyError, now: float) -> None:
         """Count the client's own fault: it weighs on its health, and too many end the connection."""
         conn.health.record_error()
-        if not trouble_of(conn).count_fault(now):
+        if not conn.give_trouble().count_fault(now):
             return
         if isinstance(fault, RateLimited):
             conn.close_soon(CloseCode.TOO_MANY_REQUESTS, fault.code)

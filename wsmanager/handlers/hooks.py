@@ -82,8 +82,8 @@ class Hooks:
         return conn.owner.run_errand(self._say_farewell(conn), "farewell")
 
     async def _say_farewell(self, conn: Connection) -> None:
-        if conn.beside:
-            await asyncio.wait(conn.beside)
+        if beside := self._dispatch.beside.get(conn):
+            await asyncio.wait(beside)
         for hook in self.on_disconnect:
             try:
                 await self._dispatch.runs.run(self._call(hook, conn))

@@ -241,7 +241,7 @@ async def test_concurrent_handlers_overtake_each_other(make_manager: MakeManager
             await peer.send_json({"type": "sleep", "data": seconds, "id": seconds})
         assert [(await peer.receive_json())["re"] for _ in range(3)] == [1, 2, 3]
         await asyncio.sleep(0)
-        assert manager.connections()[0].beside is None
+        assert not manager.engine.dispatch.beside
 
 
 async def test_a_concurrent_handler_does_not_wait_for_a_slow_one(make_manager: MakeManager) -> None:
