@@ -301,7 +301,7 @@ class ConnectionManager:
         """Send to every connection of a tenant; ``tenant=ALL`` crosses tenants."""
         self.engine.bind()
         outgoing = self._outgoing(message, priority, ttl, conflate, delivery)
-        return await self._publisher.to_tenant(tenant, outgoing, exclude=exclude)
+        return self._publisher.to_tenant(tenant, outgoing, exclude=exclude)
 
     async def send_to_connection(
         self,
@@ -315,7 +315,7 @@ class ConnectionManager:
         """Send to one connection; a connection that is not there is reported as offline."""
         self.engine.bind()
         outgoing = self._outgoing(message, priority, ttl, conflate, Delivery.VOLATILE)
-        return await self._publisher.to_connection(connection_id, outgoing)
+        return self._publisher.to_connection(connection_id, outgoing)
 
     def _outgoing(
         self,

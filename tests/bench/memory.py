@@ -57,7 +57,7 @@ async def measure_memory(options: Options) -> list[Row]:
     await manager.aclose()
     megabytes = (total - without * many) / 1e6 / options.scale
     return [
-        judged("P9", f"KiB a connection adds ({count} sockets)", added, floor=1.1, target=0.8),
+        judged("P9", f"KiB a connection adds ({count} sockets)", added, floor=1.0, target=0.8),
         *guards,
         judged(
             "P11",

@@ -29,8 +29,9 @@ claims close health id metadata rooms scopes send status tenant tier user_id
 """For applications."""
 
 LINE = """
-address ahead answer close_soon codec congestion direct ending flags give_trouble guard is_spoken_to joined key lane
-caught_up not_taken owner peer_failed push reader receive send_event send_raw trouble waiting weigh write
+address ahead answer close_soon codec congestion direct ending flags give_trouble guard is_spoken_to joined
+key lane caught_up not_taken owner peer_failed push reader receive send_event send_raw trouble waiting weigh
+write
 """
 """For the rest of the package: see `wsmanager.connections.seams`."""
 

@@ -80,14 +80,14 @@ class Publisher(Resident):
                 raise Forbidden("You may not send to this room.")
         return self._sender.to_room(key, outgoing, exclude)
 
-    async def to_tenant(
+    def to_tenant(
         self, tenant: Tenant | AllTenants, outgoing: Outgoing, *, exclude: Exclude = None
     ) -> DeliveryReport:
         """Publish to everybody of a tenant."""
         _require_volatile(outgoing)
         return self._sender.to_tenant(tenant, outgoing, exclude)
 
-    async def to_connection(self, connection_id: str, outgoing: Outgoing) -> DeliveryReport:
+    def to_connection(self, connection_id: str, outgoing: Outgoing) -> DeliveryReport:
         """Publish to one connection; one that is not here is reported as offline."""
         return self._sender.to_connection(connection_id, outgoing)
 

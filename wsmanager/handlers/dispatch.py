@@ -156,7 +156,7 @@ class Dispatch:
     def wait_not_for(self, task: asyncio.Task[Any] | None) -> None:
         """Let no farewell wait for a handler that itself waits for the farewells."""
         for beside in self.beside.values():
-            beside.discard(task)  # type: ignore[arg-type]  # None is in no set
+            beside.discard(task)
 
     async def _beside(self, conn: Connection, work: Work) -> None:
         if self.around and self._is_answered(conn, work):
