@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Coroutine, Generator, Sequence
 from typing import Any
 
 from .asgi import Event, Scope, Send
-from .below import EXTENSION, Direct, never_waits, server_of, wire_of, written
+from .below import EXTENSION, Direct, expect_wire, never_waits, server_of, wire_of, written
 
 __all__ = [
     "SEND_FAILED",
@@ -181,7 +181,9 @@ _EAGER_TASKS = sys.version_info >= (3, 12)
 
 def transport_for(send: Send) -> Transport:
     """The transport that is right for this `send`."""
-    if never_waits(server_of(send)):
+    server = server_of(send)
+    expect_wire(server, send)
+    if never_waits(server):
         return _PACED
     function = getattr(send, "__func__", None)
     if function is not None and not function.__closure__:

@@ -250,8 +250,10 @@ EVENTS = {
     "server.moved",
     "server.outdated",
     "shutdown.timeout",
+    "sigterm.unseen",
     "task.crashed",
     "visit.failed",
+    "wire.moved",
 }
 
 
