@@ -165,7 +165,7 @@ def _close_for(error: Exception | None) -> tuple[int, str]:
     if isinstance(answer, Disconnect):
         return answer.code, answer.reason
     thrown: Any = error
-    handled = handled_exception()
+    handled: Any = handled_exception()
     if handled is not None and isinstance(thrown, handled):
         return thrown.code, thrown.reason
     return CloseCode.SERVER_ERROR, "server error"
@@ -177,11 +177,11 @@ def _closed_at_once() -> Refused:
 
 def _for_framework(refusal: Refused) -> Refused:
     """Return the refusal as an exception that Starlette handles, so that a bad token logs no traceback."""
-    handled_by_it = handled_exception()
-    if handled_by_it is None:
+    parent: Any = handled_exception()
+    if parent is None:
         return refusal
     original: Any = type(refusal)
-    kind = _handled(original, handled_by_it)
+    kind = _handled(original, parent)
     handled: Refused = kind.__new__(kind, *refusal.args)
     handled.__dict__.update(refusal.__dict__, reason=refusal.code)
     return handled

@@ -103,7 +103,8 @@ def _missing_in(socket: Any) -> list[str]:
             missing.append(f"{name}.CONNECTING")
     if "starlette.exceptions" in sys.modules and handled_exception() is None:
         missing.append("WebSocketException")
-    return missing + _bypassed_by(type(socket))
+    kind: Any = type(socket)
+    return missing + _bypassed_by(kind)
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,7 +13,7 @@ import re
 from asyncio.events import _get_running_loop, _set_running_loop
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVarTuple, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -40,6 +40,7 @@ _HANDSHAKE: Final = (
     b"Sec-WebSocket-Protocol: first, second\r\n\r\n"
 )
 
+Ts = TypeVarTuple("Ts")
 Seen = list[tuple[str, Any]]
 """What one step of the conversation led to, in order."""
 
@@ -80,7 +81,8 @@ class _Conversation:
     """One client, one protocol and an application that answers every message twice."""
 
     def __init__(self, kind: Any) -> None:
-        self.loop = _Loop()
+        # Abstract to type checkers alone: what it lacks raises `NotImplementedError`.
+        self.loop: _Loop = cast("Any", _Loop)()
         self._seen: Seen = []
         config = _configure(self._answer)
         self.transport = _Transport(self._seen)
@@ -95,7 +97,7 @@ class _Conversation:
         for step, act in self._steps():
             act()
             self.loop.run_until_idle()
-            self._seen.append(("is reading", self.transport.is_reading))
+            self._seen.append(("reads", self.transport.reads))
             yield step, _summary(self._seen)
             self._seen.clear()
 
@@ -118,9 +120,9 @@ class _Conversation:
         yield "message that holds another", lambda: self._receive(outer[: -len(whole)], outer[-len(whole) :])
         yield "two messages in a segment", lambda: self._receive(whole + whole)
         yield "pong", self._pong
-        yield "full transport", lambda: (protocol.pause_writing(), self._receive(whole))
+        yield "full transport", lambda: self._receive_while_full(whole)
         yield "room in the transport", protocol.resume_writing
-        yield "full again", lambda: (protocol.pause_writing(), self._receive(_frame(BINARY, b"\0")))
+        yield "full again", lambda: self._receive_while_full(_frame(BINARY, b"\0"))
         yield "room again", protocol.resume_writing
         yield "close", lambda: self._receive(_frame(TEXT, _BYE.encode()))
         yield "answer to the close", lambda: self._receive(_frame(_CLOSE, b"\x03\xe8bye"))
@@ -129,6 +131,10 @@ class _Conversation:
     def _receive(self, *segments: bytes) -> None:
         for segment in segments:
             self.protocol.data_received(segment)
+
+    def _receive_while_full(self, segment: bytes) -> None:
+        self.protocol.pause_writing()
+        self._receive(segment)
 
     def _pong(self) -> None:
         self.protocol.pending_ping_payload = _PAYLOAD_OF_PING
@@ -209,7 +215,7 @@ class _Transport(asyncio.Transport):
         super().__init__()
         self._seen = seen
         self._is_closing = False
-        self.is_reading = True
+        self.reads = True
 
     def write(self, data: Any) -> None:
         self._seen.append(("write", bytes(data)))
@@ -223,10 +229,10 @@ class _Transport(asyncio.Transport):
         return self._is_closing
 
     def pause_reading(self) -> None:
-        self.is_reading = False
+        self.reads = False
 
     def resume_reading(self) -> None:
-        self.is_reading = True
+        self.reads = True
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
 
@@ -264,7 +270,7 @@ class _Loop(asyncio.AbstractEventLoop):
         return False
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         self._ready.append(handle)
@@ -273,8 +279,8 @@ class _Loop(asyncio.AbstractEventLoop):
     def call_later(
         self,
         delay: float,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         return asyncio.TimerHandle(delay, callback, args, self, context)

@@ -53,6 +53,7 @@ _OF_SERVER: Final = ("available_extensions",)
 
 def _choose() -> type[asyncio.Protocol]:
     """Return our own protocol, or uvicorn's where that is built or behaves otherwise than ours expects."""
+    changes: dict[str, Any]
     try:
         changes = _changes()
     except Exception as error:  # whatever a changed class makes of the self-test

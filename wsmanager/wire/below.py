@@ -111,7 +111,7 @@ class _Twisted:
         if not self.tells or getattr(self._transport, "disconnected", False):
             return 0
         held, offset, more = attrgetter(*_OF_TWISTED)(self._transport)
-        return len(held) - offset + more
+        return int(len(held) - offset + more)
 
     def abort(self) -> None:
         self._transport.abortConnection()

@@ -146,6 +146,7 @@ def joined_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
             self.send_receive_event_to_app()
 
     def hand_over(self: Any) -> None:
+        message: dict[str, Any]
         if self.curr_msg_data_type == "text":
             message = {"type": "websocket.receive", "text": "".join(self.frames)}
         else:

@@ -9,12 +9,13 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import pytest
 
 from wsmanager.tasks.signals import _warn_of_unseen, drain_first
 
+Ts = TypeVarTuple("Ts")
 Diary = list[str]
 
 
@@ -234,7 +235,7 @@ class OtherLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self.kept = self.__dict__.pop("_signal_handlers")
 
-    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
+    def add_signal_handler(self, sig: int, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         self.kept[sig] = asyncio.Handle(callback, args, self, None)
         signal.signal(sig, self.on_signal)
 
