@@ -48,7 +48,7 @@ Seen = list[tuple[str, Any]]
 def differences(ours: type[asyncio.Protocol], base: type[asyncio.Protocol]) -> list[str]:
     """Return the steps of a conversation that `ours` takes otherwise than `base`; empty when it is alike.
 
-    Raises whatever either of them raises.
+    Raises `RuntimeError` when either of them raises anything.
     """
     with _set_aside_running_loop():
         first, second = _Conversation(ours), _Conversation(base)
@@ -69,7 +69,7 @@ def _unused(protocol: Any) -> list[str]:
 
 @contextmanager
 def _set_aside_running_loop() -> Generator[None]:
-    # As an event loop does that runs: `asyncio.Queue` and `asyncio.Event` ask for the one to wait in.
+    """Give the running loop back at the end: `asyncio.Queue` and `asyncio.Event` want one to wait in."""
     before = _get_running_loop()
     try:
         yield
@@ -92,11 +92,16 @@ class _Conversation:
         self.protocol.conn.debug = False
 
     def run(self) -> Generator[tuple[str, Seen]]:
+        """Yield each step with what it led to."""
         _set_running_loop(self.loop)
         self.protocol.connection_made(self.transport)
         for step, act in self._steps():
-            act()
-            self.loop.run_until_idle()
+            try:
+                act()
+                self.loop.run_until_idle()
+            except Exception as error:
+                kind = type(self.protocol).__name__
+                raise RuntimeError(f"{kind}, {step}: {type(error).__name__}: {error}") from error
             self._seen.append(("reads", self.transport.reads))
             yield step, _summary(self._seen)
             self._seen.clear()

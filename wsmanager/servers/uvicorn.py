@@ -80,7 +80,7 @@ def _choose() -> type[asyncio.Protocol]:
 def _changes() -> dict[str, Any]:
     """Return what is not as `SansIOProtocol` expects: names first, as it cannot be tried without them.
 
-    Raises whatever uvicorn's class makes of what ours does.
+    Raises `ImportError` where modules are missing, and whatever a changed class makes of the self-test.
     """
     from uvicorn.protocols.websockets import websockets_sansio_impl as implementation
     from websockets.protocol import Protocol

@@ -202,8 +202,8 @@ def failing_task(monkeypatch: pytest.MonkeyPatch) -> None:
         (joined_otherwise, "failed="),
         (no_answer_to_pongs, "latency of a pong"),
         (never_idle, "comes to no end"),
-        (failing_later, "LookupError: later"),
-        (failing_task, "LookupError: in the task"),
+        (failing_later, "SansIOProtocol, message in fragments: LookupError: later"),
+        (failing_task, "SansIOProtocol, handshake: LookupError: in the task"),
     ],
 )
 def test_where_uvicorn_behaves_otherwise_its_own_serves_and_one_warning_says_what_differs(
