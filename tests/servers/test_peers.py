@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from .raw import RawClient, crowd
-from .servers import MATRIX, Process, Server
+from .servers import MATRIX, SERVERS, Process, Server
 
 Serve = Callable[..., Process]
 
@@ -221,3 +221,13 @@ def test_f45_a_loop_that_stands_still_disconnects_nobody(quick: Process) -> None
 
     asyncio.run(main())
     quick.wait_until_empty()
+
+
+@pytest.mark.parametrize("server", SERVERS.values(), ids=SERVERS)
+def test_the_transport_below_is_where_it_is_looked_for(process: Process) -> None:
+    async def main() -> None:
+        async with crowd(process.url(), 1) as (peer,):
+            assert await peer.ask("echo", "alive") == "alive"
+
+    asyncio.run(main())
+    assert "wire.moved" not in process.output()

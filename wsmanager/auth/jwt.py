@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import hashlib
 import importlib.util
 import time
 from collections.abc import Sequence
@@ -12,17 +11,16 @@ from typing import Any, Final, NoReturn, cast, get_args
 
 import jwt
 import msgspec
-from jwt.algorithms import HMACAlgorithm, requires_cryptography
+from jwt.algorithms import requires_cryptography
 
 from ..errors import AuthenticationError, ConfigurationError, MissingDependency
 from ..names import is_name
 from ..protocols import Claims, Clock, Handshake, Identity
+from .checked_hmac import HASHES, make_verifier
 from .jwks import KeySet, prepare_key
 from .tokens import TokenSource, find_token
 
 __all__ = ["JWTAuth"]
-
-_HASHES: Final = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}
 
 _MESSAGES: Final = {
     "token_missing": "No token was presented.",
@@ -58,8 +56,8 @@ class JWTAuth:
     tells its age; `exp`, `nbf` and `iat` are compared with the wall clock, give or take `leeway`.
 
     Raises `ConfigurationError` for what would not be secure: no algorithm or ``none``, mixed families,
-    a public key as HMAC secret, a short key, a key set over plain HTTP; `MissingDependency` when
-    public-key algorithms lack the ``cryptography`` package.
+    a public key as HMAC secret, a short key, a key set over plain HTTP, a PyJWT that is built otherwise;
+    `MissingDependency` when public-key algorithms lack the ``cryptography`` package.
     """
 
     def __init__(
@@ -89,12 +87,12 @@ class JWTAuth:
             raise ConfigurationError("give either key or jwks_url")
         if jwks_url is None:
             self._key, self._keys = _prepare_for_all(key, self._algorithms), None
-        elif self._algorithms[0] in _HASHES:
+        elif self._algorithms[0] in HASHES:
             raise ConfigurationError("jwks_url: an HMAC secret is never published; algorithms must not be HS")
         else:
             timeout = _require_between("jwks_timeout", jwks_timeout, 0.1, 60)
             self._keys = KeySet(jwks_url, self._algorithms, timeout=timeout, clock=clock)
-        self._jws = _make_verifier(self._algorithms)
+        self._jws = make_verifier(self._algorithms)
         self._audience = _require_texts("audience", audience)
         self._issuer = _require_texts("issuer", issuer)
         self._leeway = _require_between("leeway", leeway, 0, 300)
@@ -227,22 +225,6 @@ class _Header(msgspec.Struct):
     kid: str | None = None
 
 
-class _CheckedHMAC(HMACAlgorithm):
-    """HMAC with a secret that was checked once; PyJWT's own checks it again for each token."""
-
-    def prepare_key(self, key: Any) -> bytes:
-        return bytes(key)
-
-
-def _make_verifier(algorithms: Sequence[str]) -> jwt.PyJWS:
-    jws = jwt.PyJWS(algorithms, {"enforce_minimum_key_length": True})
-    for name in algorithms:
-        if name in _HASHES:
-            jws.unregister_algorithm(name)
-            jws.register_algorithm(name, _CheckedHMAC(_HASHES[name]))
-    return jws
-
-
 def _refuse(code: str, claim: str = "") -> NoReturn:
     # Raised from None: what PyJWT said about the token must not reach a log by the chain.
     raise AuthenticationError(_MESSAGES[code] + claim, code=code) from None
@@ -321,10 +303,10 @@ def _split(scopes: str) -> frozenset[str]:
 
 def _require_one_family(algorithms: Sequence[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(algorithms))
-    known = _HASHES.keys() | requires_cryptography
+    known = HASHES.keys() | requires_cryptography
     if not names or not known.issuperset(names):
         raise ConfigurationError(f"algorithms must be some of {', '.join(sorted(known))}")
-    symmetric = _HASHES.keys() & set(names)
+    symmetric = HASHES.keys() & set(names)
     if symmetric and len(symmetric) < len(names):
         raise ConfigurationError("algorithms mixes HMAC with public-key algorithms")
     if not symmetric and importlib.util.find_spec("cryptography") is None:

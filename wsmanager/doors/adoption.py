@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import sys
 import weakref
-from collections.abc import Awaitable, Generator
+from collections.abc import Generator
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from ..auth.gate import VisitorLeft
 from ..connections.connection import Connection
@@ -19,21 +18,9 @@ from ..messages import ConnectionStatus
 from ..wire.asgi import Event
 from .guard import GuardedSocket, SocketGuard, guarded
 from .modes import EnvelopeMode
+from .starlette_socket import StarletteSocket, WebSocketLike, handled_exception
 
 __all__ = ["Adoption", "WebSocketLike"]
-
-
-class WebSocketLike(Protocol):
-    """What is needed of a Starlette or FastAPI ``WebSocket``."""
-
-    scope: Any
-    client_state: Any
-    application_state: Any
-    _receive: Any
-    _send: Any
-
-    def receive(self) -> Awaitable[Any]: ...
-    def accept(self, subprotocol: str | None = None) -> Awaitable[None]: ...
 
 
 class Adoption:
@@ -81,21 +68,16 @@ class Adoption:
 
     async def _adopt(self) -> Connection:
         websocket, engine = self._websocket, self._engine
-        if not hasattr(websocket, "application_state"):
-            raise ConfigurationError(
-                f"connect() adopts a Starlette or FastAPI WebSocket, not {type(websocket).__qualname__}: use "
-                "WebSocketMiddleware around the application, or manager.endpoint"
-            )
-        if websocket.application_state.name != "CONNECTING":
+        adopted = StarletteSocket(websocket)
+        if adopted.is_accepted:
             raise ConfigurationError(
                 "connect() accepts the socket itself: call it before, or instead of, websocket.accept()"
             )
-        receive, send = websocket._receive, websocket._send
-        if websocket.client_state.name == "CONNECTING":
-            await websocket.receive()
+        receive, send = adopted.ends()
+        await adopted.hear_connect()
         socket = guarded(websocket.scope, engine)
         if socket is not None:
-            return await self._take_over(socket)
+            return await self._take_over(adopted, socket)
         try:
             conn = await engine.admission.enter(
                 websocket.scope,
@@ -108,13 +90,13 @@ class Adoption:
                 accept=websocket.accept,
             )
         except Refused as refusal:
-            websocket._send = _swallow
+            adopted.put_send(_swallow)
             raise _for_framework(refusal) from None
         except BaseException:
             # The endpoint may try again, or answer by itself, which servers log.
-            websocket._send = engine.gate.redacting(websocket.scope, send)
+            adopted.put_send(engine.gate.redacting(websocket.scope, send))
             raise
-        self._guard(conn)
+        self._guard(adopted, conn)
         try:
             greeted = await engine.hooks.greet(conn)
         except BaseException:
@@ -125,9 +107,9 @@ class Adoption:
             raise _closed_at_once()
         return conn
 
-    async def _take_over(self, socket: GuardedSocket) -> Connection:
+    async def _take_over(self, adopted: StarletteSocket, socket: GuardedSocket) -> Connection:
         """Adopt the connection that the middleware made of this very socket."""
-        websocket, conn = self._websocket, socket.conn
+        conn = socket.conn
         try:
             self._engine.admission.refuse_if_closed(conn)
             self._engine.admission.rename(
@@ -139,19 +121,19 @@ class Adoption:
             )
             # What a socket speaks that is adopted, whatever guards it.
             socket.mode = EnvelopeMode(self._engine.inspection, self._engine.encodings.default)
-            await websocket.accept(socket.subprotocol)
+            await self._websocket.accept(socket.subprotocol)
         except OSError:
             end(conn)
             raise _for_framework(VisitorLeft("The client left before it was accepted.")) from None
         except Refused as refusal:
             await socket.refuse(refusal)
-            websocket._send = _swallow
+            adopted.put_send(_swallow)
             raise _for_framework(refusal) from None
         if conn.status is not ConnectionStatus.OPEN:
             raise _closed_at_once()
         return conn
 
-    def _guard(self, conn: Connection) -> None:
+    def _guard(self, adopted: StarletteSocket, conn: Connection) -> None:
         engine, loop = self._engine, asyncio.get_running_loop()
         guard = SocketGuard(conn, EnvelopeMode(self._engine.inspection, conn.codec))
 
@@ -162,7 +144,7 @@ class Adoption:
                 end(conn)
 
         conn.guard = guard
-        self._websocket._receive, self._websocket._send = guard.receive, guard.send
+        adopted.put_ends(guard.receive, guard.send)
         guard.socket = weakref.ref(self._websocket, dropped)
 
 
@@ -178,8 +160,8 @@ def _close_for(error: Exception | None) -> tuple[int, str]:
     if isinstance(answer, Disconnect):
         return answer.code, answer.reason
     thrown: Any = error
-    exceptions = sys.modules.get("starlette.exceptions")
-    if exceptions is not None and isinstance(thrown, exceptions.WebSocketException):
+    handled: Any = handled_exception()
+    if handled is not None and isinstance(thrown, handled):
         return thrown.code, thrown.reason
     return CloseCode.SERVER_ERROR, "server error"
 
@@ -189,15 +171,12 @@ def _closed_at_once() -> Refused:
 
 
 def _for_framework(refusal: Refused) -> Refused:
-    """The same refusal as an exception that Starlette handles, so that a bad token logs no traceback.
-
-    Starlette is looked up and not imported: a socket of its kind brought it along.
-    """
-    exceptions = sys.modules.get("starlette.exceptions")
-    if exceptions is None:
+    """Return the refusal as an exception that Starlette handles, so that a bad token logs no traceback."""
+    parent: Any = handled_exception()
+    if parent is None:
         return refusal
     original: Any = type(refusal)
-    kind = _handled(original, exceptions.WebSocketException)
+    kind = _handled(original, parent)
     handled: Refused = kind.__new__(kind, *refusal.args)
     handled.__dict__.update(refusal.__dict__, reason=refusal.code)
     return handled

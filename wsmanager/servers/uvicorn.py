@@ -48,29 +48,26 @@ _ATTRIBUTES: Final = (
 )
 # The same of websockets' own.
 _OF_CONN: Final = ("current_size", "debug", "extensions", "parser")
+_OF_SERVER: Final = ("available_extensions",)
 
 
 def _choose() -> type[asyncio.Protocol]:
-    """Our own protocol, or uvicorn's where that is built otherwise than ours expects."""
+    """Return our own protocol, or uvicorn's where that is built or behaves otherwise than ours expects."""
+    changes: dict[str, Any]
     try:
-        from uvicorn.protocols.websockets import websockets_sansio_impl as implementation
-        from websockets.protocol import Protocol
-        from websockets.server import ServerProtocol
+        changes = _changes()
+    except Exception as error:  # whatever a changed class makes of the self-test
+        changes = {"failed": [f"{type(error).__name__}: {error}"]}
+    if not changes:
+        from .sansio import SansIOProtocol
 
-        moved = _moved(getattr(implementation, "WebSocketsSansIOProtocol", None))
-        moved += _missing(_OF_CONN, Protocol) + _missing(("available_extensions",), ServerProtocol)
-        if not moved:
-            from .sansio import SansIOProtocol
-
-            return SansIOProtocol
-    except ImportError as error:
-        moved = [str(error)]
+        return SansIOProtocol
     meaning = (
         "uvicorn's own WebSocket protocol serves instead: all works, and fans out slower; "
-        "wsmanager's is for uvicorn 0.52.1 and websockets 16 or newer, as far as they are built alike"
+        "wsmanager's is for uvicorn 0.52.1 and websockets 16 or newer, as far as they behave alike"
     )
     log_event(
-        logging.WARNING, "server.moved", server="uvicorn", version=__version__, missing=moved, meaning=meaning
+        logging.WARNING, "server.moved", server="uvicorn", version=__version__, **changes, meaning=meaning
     )
     from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol
 
@@ -78,6 +75,28 @@ def _choose() -> type[asyncio.Protocol]:
     if own is None:
         raise ImportError("uvicorn serves no WebSockets by itself: pip install websockets")
     return own  # type: ignore[no-any-return]  # a class, or a function that makes protocols
+
+
+def _changes() -> dict[str, Any]:
+    """Return what is not as `SansIOProtocol` expects: names first, as it cannot be tried without them.
+
+    Raises `ImportError` where modules are missing, and whatever a changed class makes of the self-test.
+    """
+    from uvicorn.protocols.websockets import websockets_sansio_impl as implementation
+    from websockets.protocol import Protocol
+    from websockets.server import ServerProtocol
+
+    base = getattr(implementation, "WebSocketsSansIOProtocol", None)
+    missing = (
+        _moved(base) + _missing(_OF_CONN, Protocol) + _missing(("available_extensions",), ServerProtocol)
+    )
+    if missing:
+        return {"missing": missing}
+    from .sansio import SansIOProtocol
+    from .selftest import differences
+
+    differs = differences(SansIOProtocol, implementation.WebSocketsSansIOProtocol)
+    return {"differs": differs} if differs else {}
 
 
 def _moved(base: Any) -> list[str]:

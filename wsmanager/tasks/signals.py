@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 from weakref import WeakSet
+
+from ..logs import log_event
 
 __all__ = ["Drainable", "Termination", "drain_first"]
 
@@ -72,16 +75,20 @@ def drain_first(one: Drainable) -> Callable[[], None] | None:
 
 
 def _before(loop: Any) -> Termination | None:
-    """The handler that stands before the server's own."""
-    # How a loop keeps its handlers is its own affair; where it is not as expected, nothing is done.
-    handle = getattr(loop, "_signal_handlers", {}).get(signal.SIGTERM)
+    """Return the handler that stands before the server's own; None where none can be seen."""
+    handlers = _handlers_of(loop)
+    handle = None if handlers is None else handlers.get(signal.SIGTERM)
     if handle is not None:
         return _before_loops_own(loop, handle)
     current = signal.getsignal(signal.SIGTERM)
     if isinstance(current, Termination):
         return current if current.loop is loop else _put(loop, current.go_on)
+    if not callable(current):
+        return None
     # What a loop leaves there is no handler: it gets its signals in another way.
-    if not callable(current) or _module_of(current).startswith(("asyncio", "uvloop")):
+    if _module_of(current).startswith(("asyncio", "uvloop")) or _module_of(current) == type(loop).__module__:
+        if handlers is None:
+            _warn_of_unseen(_kind_of(loop))
         return None
     return _put(loop, functools.partial(current, signal.SIGTERM, None))
 
@@ -93,14 +100,46 @@ def _put(loop: asyncio.AbstractEventLoop, go_on: Callable[[], object]) -> Termin
 
 
 def _before_loops_own(loop: Any, handle: Any) -> Termination | None:
-    callback = getattr(handle, "_callback", None)
+    try:
+        callback, arguments = _call_of(handle)
+    except AttributeError:
+        _warn_of_unseen(_kind_of(loop))
+        return None
     if isinstance(callback, Termination):
         return callback
-    if callback is None:
+    if callback is None:  # cancelled
         return None
-    termination = Termination(loop, functools.partial(callback, *handle._args))
+    termination = Termination(loop, functools.partial(callback, *arguments))
     loop.add_signal_handler(signal.SIGTERM, termination)
     return termination
+
+
+# --- how asyncio's own loop keeps its handlers: nothing public tells
+
+
+def _handlers_of(loop: Any) -> Mapping[int, Any] | None:
+    """Return the handles that a loop runs at a signal; None where it keeps them otherwise, as uvloop does."""
+    handlers = getattr(loop, "_signal_handlers", None)
+    return handlers if isinstance(handlers, Mapping) else None
+
+
+def _call_of(handle: Any) -> tuple[Any, Any]:
+    """Return the function of an `asyncio.Handle` and its arguments. Raises `AttributeError` for another."""
+    return handle._callback, handle._args
+
+
+@functools.lru_cache(maxsize=16)
+def _warn_of_unseen(loop: str) -> None:
+    """Log once that this kind of loop has a handler of SIGTERM that nothing can be put before."""
+    meaning = (
+        "the server's SIGTERM handler cannot be found in this event loop: sockets are closed before they are "
+        "drained; call `await manager.drain()`, or POST /drain, before the server ends"
+    )
+    log_event(logging.WARNING, "sigterm.unseen", loop=loop, meaning=meaning)
+
+
+def _kind_of(loop: Any) -> str:
+    return f"{type(loop).__module__}.{type(loop).__qualname__}"
 
 
 def _module_of(handler: Any) -> str:

@@ -9,15 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib.metadata
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from operator import attrgetter
 from typing import Any, Final, Protocol, cast
 
 from ..logs import log_event
 from .framing import WireFrame
 
-__all__ = ["EXTENSION", "Direct", "Wire", "advice_for", "never_waits", "server_of", "wire_of", "written"]
+__all__ = [
+    "EXTENSION",
+    "Direct",
+    "Wire",
+    "advice_for",
+    "expect_wire",
+    "never_waits",
+    "server_of",
+    "wire_of",
+    "written",
+]
 
 EXTENSION: Final = "wsmanager.transport"
 """The ASGI extension by which a server offers its transport. Its value has a `Direct` as ``"transport"``, and
@@ -25,9 +37,18 @@ as ``"send"`` what ASGI's own is before anybody wraps it."""
 
 _STEPS: Final = 32
 _LOOK_AGAIN: Final = 0.02
-# Hypercorn keeps it behind the stream, the connection and the task of the socket; with HTTP/2 it carries
-# other streams, too, which an abort would take along.
-_SHARED: Final = ("H2Protocol", "H3Protocol")
+# Where what `receive` or `send` belongs to keeps the transport, on each server that shows one.
+_TRANSPORTS: Final = {
+    "uvicorn": attrgetter("transport"),
+    "hypercorn": attrgetter("writer.transport"),
+    "daphne": attrgetter("transport"),
+}
+# Hypercorn's way down: from each the next is the owner of its `send`. Nothing else is passed, since with
+# HTTP/2 and HTTP/3 a transport carries other streams, too, which an abort would take along.
+_OF_ONE_STREAM: Final = ("WSStream", "H11Protocol", "TCPServer")
+_OF_MANY_STREAMS: Final = ("H2Protocol", "H3Protocol")
+# By which Twisted tells how much is still to be written.
+_OF_TWISTED: Final = ("dataBuffer", "offset", "_tempDataLen")
 # The protocol of our own, which runs on uvicorn.
 _OWN: Final = "wsmanager.servers."
 # What each server has against peers that vanish or stall, where it can be told to end them by itself.
@@ -80,12 +101,17 @@ class _Twisted:
     def __init__(self, transport: Any) -> None:
         self._transport = transport
 
+    @property
+    def tells(self) -> bool:
+        """True when its private names are these: no method tells how much is still to be written."""
+        return all(hasattr(self._transport, name) for name in _OF_TWISTED)
+
     def get_write_buffer_size(self) -> int:
-        if getattr(self._transport, "disconnected", False):  # and keeps what it did not write
+        # What is disconnected keeps what it did not write.
+        if not self.tells or getattr(self._transport, "disconnected", False):
             return 0
-        # No method of theirs tells; where the names are not these any more, nothing is known of it.
-        held = getattr(self._transport, "dataBuffer", b""), getattr(self._transport, "_tempDataLen", 0)
-        return len(held[0]) - getattr(self._transport, "offset", 0) + held[1]
+        held, offset, more = attrgetter(*_OF_TWISTED)(self._transport)
+        return int(len(held) - offset + more)
 
     def abort(self) -> None:
         self._transport.abortConnection()
@@ -102,13 +128,50 @@ def wire_of(*callables: Any) -> Wire | None:
     if all(_is_foreign(each) for each in callables):
         return None
     for thing in _behind(callables):
-        holder = getattr(thing, "writer", thing)
-        transport: Any = getattr(holder, "transport", None)
-        if hasattr(transport, "abort") and hasattr(transport, "get_write_buffer_size"):
-            return cast("Wire", transport)
-        if hasattr(transport, "abortConnection"):
-            return _Twisted(transport)
+        wire = _wire_in(thing)
+        if wire is not None:
+            return wire
     return None
+
+
+def _wire_in(thing: Any) -> Wire | None:
+    """Return the transport that an object of a server keeps; None where it is not as expected."""
+    find = _TRANSPORTS.get(_server(type(thing).__module__))
+    if find is None or not _is_passed(thing):
+        return None
+    try:
+        transport: Any = find(thing)
+    except AttributeError:
+        return None
+    if hasattr(transport, "abort") and hasattr(transport, "get_write_buffer_size"):
+        return cast("Wire", transport)
+    return _Twisted(transport) if hasattr(transport, "abortConnection") else None
+
+
+def expect_wire(server: str, send: Any) -> None:
+    """Log once per server when its first socket shows no transport, although it is known to have one.
+
+    So a version that moved it is seen at once, and not when the first peer stalls.
+    """
+    if server in _looked_into or server not in _TRANSPORTS:
+        return
+    if any(type(thing).__name__ in _OF_MANY_STREAMS for thing in _behind((send,))):
+        return  # there is none for it alone
+    _looked_into.add(server)
+    wire = wire_of(send)
+    if wire is None or (isinstance(wire, _Twisted) and not wire.tells):
+        meaning = f"a peer that reads nothing is not noticed, or cannot be cut off: {advice_for(server)}"
+        log_event(logging.WARNING, "wire.moved", server=server, version=_version(server), meaning=meaning)
+
+
+_looked_into: Final = set[str]()
+
+
+def _version(server: str) -> str:
+    try:
+        return importlib.metadata.version(server)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def server_of(*callables: Any) -> str:
@@ -154,12 +217,17 @@ def _behind(callables: tuple[Any, ...]) -> Generator[Any]:
         elif hasattr(thing, "__self__"):
             found.append(thing.__self__)
         elif _server(type(thing).__module__):
-            if type(thing).__name__ in _SHARED:
-                return
             yield thing
-            found += [getattr(thing, "send", None)]
+            if not _is_passed(thing):
+                return
+            found.append(getattr(thing, "send", None))
         else:
             found += [_content(cell) for cell in getattr(thing, "__closure__", None) or ()]
+
+
+def _is_passed(thing: Any) -> bool:
+    """True when what is below `thing` carries its WebSocket alone."""
+    return _server(type(thing).__module__) != "hypercorn" or type(thing).__name__ in _OF_ONE_STREAM
 
 
 def _is_foreign(callable_: Any) -> bool:

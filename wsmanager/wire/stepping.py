@@ -4,8 +4,8 @@ A push must not wait, yet every ASGI server's ``send`` is awaitable. `Transport.
 answers None when the server took the frame at once, or else what remains to be awaited. How the first
 step is made depends on what ``send`` is:
 
-* A server's own coroutine function, bare or inside the wrappers that frameworks put around it, is known
-  to bind nothing to the running task. It is stepped by hand: no task is made.
+* A server's own coroutine function, bare or inside wrappers of frameworks that are known by name, binds
+  nothing to the running task. It is stepped by hand: no task is made.
 * Any other may hold a timeout or a cancel scope, which would bind itself to the wrong task when stepped
   by hand. From Python 3.12 on it is started as an eager task. Before, it is stepped where its code shows
   that it binds nothing, and else left to a task of its own.
@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Coroutine, Generator, Sequence
 from typing import Any
 
 from .asgi import Event, Scope, Send
-from .below import EXTENSION, Direct, never_waits, server_of, wire_of, written
+from .below import EXTENSION, Direct, expect_wire, never_waits, server_of, wire_of, written
 
 __all__ = [
     "SEND_FAILED",
@@ -35,11 +35,18 @@ __all__ = [
     "transport_for",
 ]
 
-# Code whose `send` is known to suspend on plain futures only.
-_KNOWN = ("uvicorn.", "hypercorn.", "daphne.", "starlette.", "fastapi.", "wsmanager.")
+# Packages whose `send` is known to suspend on plain futures only. Servers stay by package: a server's `send`
+# is the innermost, all that it awaits is the server's own, and only its `send` of WebSockets gets here.
+_SERVERS = ("uvicorn.", "hypercorn.", "daphne.", "wsmanager.")
 
-# What frameworks wrap a server's `send` in, which passes on messages of an open socket as they are.
-_TRANSPARENT = ("starlette.", "fastapi.")
+# What frameworks wrap a server's `send` in, and the variable in which each function holds it. These pass on
+# the messages of an open socket as they are, and bind nothing to the task. By name, since the next function
+# of the same package may hold a timeout; checked from Starlette 0.50 to 1.10, FastAPI 0.121 to 0.165, which
+# uses Starlette's.
+_WRAPPERS = {
+    "starlette._exception_handler.wrap_app_handling_exceptions.<locals>.wrapped_app.<locals>.sender": "send",
+    "starlette.middleware.sessions.SessionMiddleware.__call__.<locals>.send_wrapper": "send",
+}
 
 SEND_FAILED = (Exception, asyncio.CancelledError)
 """What a write may raise: it waits for nothing, so that a cancellation in it is the server's own."""
@@ -48,7 +55,8 @@ SEND_FAILED = (Exception, asyncio.CancelledError)
 _HIGH_WATER = 65_536
 _LOW_WATER = 16_384
 
-# ``await send(event)`` in a closure, as Python 3.11 compiles it.
+# ``await send(event)`` in a closure, as Python 3.11 compiles it. 3.11 leaves support in October 2027: then
+# all that reads bytecode here goes, and with it `DeferredTransport`.
 _AWAIT_OF_CLOSURE = ["PUSH_NULL", "LOAD_DEREF", "LOAD_FAST", "PRECALL", "CALL", "GET_AWAITABLE"]
 
 
@@ -173,7 +181,9 @@ _EAGER_TASKS = sys.version_info >= (3, 12)
 
 def transport_for(send: Send) -> Transport:
     """The transport that is right for this `send`."""
-    if never_waits(server_of(send)):
+    server = server_of(send)
+    expect_wire(server, send)
+    if never_waits(server):
         return _PACED
     function = getattr(send, "__func__", None)
     if function is not None and not function.__closure__:
@@ -205,22 +215,33 @@ def direct_for(scope: Scope, send: Send) -> Direct | None:
 
 
 def _unwrapped(send: Any) -> Any:
-    """What a framework was given as `send`; everything else is nobody's wrapper."""
-    while inspect.isfunction(send) and f"{send.__globals__['__name__']}.".startswith(_TRANSPARENT):
-        wrapped = [inner for inner in map(_content, send.__closure__ or ()) if callable(inner)]
-        if len(wrapped) != 1:
-            break
-        send = wrapped[0]
+    """Return what a framework was given as `send`; everything else is nobody's wrapper."""
+    while (wrapped := _wrapped_by(send)) is not None:
+        send = wrapped
     return send
 
 
+def _wrapped_by(send: Any) -> Any:
+    """Return what a function of `_WRAPPERS` passes messages on to; None where `send` is no such function."""
+    if not inspect.isfunction(send):
+        return None
+    code = send.__code__
+    # Not `__module__` and `__qualname__`, which `functools.wraps` copies from the function that is wrapped.
+    holder = _WRAPPERS.get(f"{send.__globals__['__name__']}.{code.co_qualname}")
+    if holder not in code.co_freevars:
+        return None
+    return _content((send.__closure__ or ())[code.co_freevars.index(holder)])
+
+
 def _is_known(send: Any) -> bool:
-    """Whether `send` is a coroutine function of `_KNOWN` code, and all that it wraps is."""
+    """True when `send` is a coroutine function of a server or of `_WRAPPERS`, and all that it wraps is."""
     function = _function(send)
     if not inspect.iscoroutinefunction(function):
         return False
-    # Not `__module__`, which `functools.wraps` copies from the function that is wrapped.
-    if not f"{function.__globals__['__name__']}.".startswith(_KNOWN):
+    wrapped = _wrapped_by(function)
+    if wrapped is not None:
+        return _is_known(wrapped)
+    if not f"{function.__globals__['__name__']}.".startswith(_SERVERS):
         return False
     return all(
         inner is function or not callable(inner) or inspect.isbuiltin(inner) or _is_known(inner)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import threading
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import pytest
 
-from wsmanager.tasks.signals import drain_first
+from wsmanager.tasks.signals import _warn_of_unseen, drain_first
 
+Ts = TypeVarTuple("Ts")
 Diary = list[str]
 
 
@@ -200,3 +202,114 @@ def test_a_loop_that_is_only_stopped_keeps_no_process_from_its_end() -> None:
         loop.run_until_complete(find())
         signal.raise_signal(signal.SIGTERM)
         assert diary == [ENDED]
+
+
+# --- loops that keep their handlers otherwise
+
+
+@pytest.fixture
+def unseen(caplog: pytest.LogCaptureFixture) -> Generator[Callable[[], list[str]]]:
+    """The warnings that a handler is not to be seen."""
+    _warn_of_unseen.cache_clear()
+    yield lambda: [
+        record.getMessage()
+        for record in caplog.records
+        if getattr(record, "event", "") == "sigterm.unseen" and record.levelno == logging.WARNING
+    ]
+    _warn_of_unseen.cache_clear()
+
+
+class OtherHandle:
+    """A handle of asyncio whose parts have other names."""
+
+    def __init__(self, handle: Any) -> None:
+        self.callback, self.args = handle._callback, handle._args
+
+    def cancel(self) -> None: ...
+
+
+class OtherLoop(asyncio.SelectorEventLoop):
+    """asyncio's own, but for the name of its handlers and for what it tells the process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = self.__dict__.pop("_signal_handlers")
+
+    def add_signal_handler(self, sig: int, callback: Callable[[*Ts], object], *args: *Ts) -> None:
+        self.kept[sig] = asyncio.Handle(callback, args, self, None)
+        signal.signal(sig, self.on_signal)
+
+    def on_signal(self, number: int, frame: object) -> None: ...
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        signal.signal(sig, signal.SIG_DFL)
+        return self.kept.pop(sig, None) is not None
+
+    def close(self) -> None:
+        self._signal_handlers = self.kept
+        super().close()
+
+
+def uvloops() -> asyncio.AbstractEventLoop:
+    return pytest.importorskip("uvloop").new_event_loop()  # type: ignore[no-any-return]
+
+
+def with_other_handles() -> asyncio.AbstractEventLoop:
+    loop: Any = asyncio.SelectorEventLoop()
+    before = loop.add_signal_handler
+
+    def add(*arguments: Any) -> None:
+        before(*arguments)
+        loop._signal_handlers[signal.SIGTERM] = OtherHandle(loop._signal_handlers[signal.SIGTERM])
+
+    loop.add_signal_handler = add
+    return loop  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("make_loop", [OtherLoop, uvloops, with_other_handles])
+def test_a_handler_that_a_loop_keeps_otherwise_is_left_alone_and_one_warning_says_what_to_do(
+    make_loop: Callable[[], asyncio.AbstractEventLoop], unseen: Callable[[], list[str]]
+) -> None:
+    async def find() -> None:
+        with by_loop([]):
+            before = signal.getsignal(signal.SIGTERM)
+            assert [drain_first(Drained([])) for _ in range(3)] == [None] * 3
+            assert signal.getsignal(signal.SIGTERM) == before
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(find())
+    (warning,) = unseen()
+    assert "await manager.drain()" in warning
+
+
+@pytest.mark.parametrize("make_loop", [OtherLoop, uvloops, asyncio.SelectorEventLoop])
+def test_where_no_server_handles_a_sigterm_nothing_is_said(
+    make_loop: Callable[[], asyncio.AbstractEventLoop], unseen: Callable[[], list[str]]
+) -> None:
+    async def find() -> None:
+        assert drain_first(Drained([])) is None
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(find())
+    assert unseen() == []
+
+
+def test_what_another_loop_left_is_no_handler_of_this_one(unseen: Callable[[], list[str]]) -> None:
+    async def find() -> None:
+        assert drain_first(Drained([])) is None
+
+    with contextlib.closing(asyncio.SelectorEventLoop()) as stopped:
+        stopped.add_signal_handler(signal.SIGTERM, print)
+        asyncio.run(find())
+    assert unseen() == []
+
+
+def test_a_handle_that_is_cancelled_is_none(unseen: Callable[[], list[str]]) -> None:
+    async def find() -> None:
+        with by_loop([]):
+            loop: Any = asyncio.get_running_loop()
+            loop._signal_handlers[signal.SIGTERM].cancel()
+            assert drain_first(Drained([])) is None
+
+    asyncio.run(find())
+    assert unseen() == []

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib.metadata
 import logging
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 
+from wsmanager.wire import below
 from wsmanager.wire.below import advice_for, never_waits, server_of, wire_of
+from wsmanager.wire.stepping import transport_for
 
 
 class AsyncioTransport:
@@ -105,22 +109,24 @@ def test_it_is_found_behind_either_callable(protocol: Any, transport: AsyncioTra
     assert server_of(asyncio.Queue[None]().get, protocol.asgi) == "uvicorn"
 
 
+def hypercorns(transport: Any, connection: str = "H11Protocol", writer: str = "writer") -> Any:
+    """The `send` of a socket on hypercorn."""
+    server = of("hypercorn.asyncio.tcp_server", "TCPServer", **{writer: Thing(transport=transport)})
+    lower = of("hypercorn.protocol", connection, send=server.asgi)
+    return of("hypercorn.protocol.ws_stream", "WSStream", send=lower.asgi).asgi
+
+
 def test_it_is_found_where_hypercorn_keeps_it(transport: AsyncioTransport) -> None:
-    server = of("hypercorn.asyncio.tcp_server", writer=Thing(transport=transport))
-    connection = of("hypercorn.protocol.h11", "H11Protocol", send=server.asgi)
-    stream = of("hypercorn.protocol.ws_stream", send=connection.asgi)
-    assert wire_of(stream.asgi) is transport
+    assert wire_of(hypercorns(transport)) is transport
 
 
-@pytest.mark.parametrize("name", ["H2Protocol", "H3Protocol"])
-def test_a_connection_that_carries_other_streams_is_left_alone(
+@pytest.mark.parametrize("name", ["H2Protocol", "H3Protocol", "H4Protocol"])
+def test_a_connection_that_may_carry_other_streams_is_left_alone(
     name: str, transport: AsyncioTransport
 ) -> None:
-    server = of("hypercorn.asyncio.tcp_server", writer=Thing(transport=transport))
-    connection = of("hypercorn.protocol", name, send=server.asgi)
-    stream = of("hypercorn.protocol.ws_stream", send=connection.asgi)
-    assert wire_of(stream.asgi) is None
-    assert server_of(stream.asgi) == "hypercorn"
+    send = hypercorns(transport, name)
+    assert wire_of(send) is None
+    assert server_of(send) == "hypercorn"
 
 
 def test_of_two_sockets_it_is_the_nearer(protocol: Any, transport: AsyncioTransport) -> None:
@@ -157,6 +163,7 @@ def test_an_asyncio_transport_is_used_as_it_is(protocol: Any, transport: Asyncio
         ({"dataBuffer": b"12345", "offset": 2, "_tempDataLen": 10}, 13),
         ({"dataBuffer": b"12345", "offset": 2, "_tempDataLen": 10, "disconnected": 0}, 13),
         ({"dataBuffer": b"12345", "offset": 2, "_tempDataLen": 10, "disconnected": 1}, 0),
+        ({"dataBuffer": b"12345", "offset": 2}, 0),
     ],
 )
 def test_what_a_transport_of_twisted_still_has_to_write(state: dict[str, Any], size: int) -> None:
@@ -213,7 +220,7 @@ def test_a_transport_that_lacks_what_is_needed_is_none(transport: Any) -> None:
 
 
 def test_a_circle_and_a_long_way_come_to_an_end(transport: AsyncioTransport) -> None:
-    one, other = of("hypercorn.a"), of("hypercorn.b")
+    one, other = of("hypercorn.a", "WSStream"), of("hypercorn.b", "H11Protocol")
     one.send, other.send = other.asgi, one.asgi
     assert wire_of(one.asgi) is None
     far = of("uvicorn.protocols", transport=transport).asgi
@@ -224,6 +231,82 @@ def test_a_circle_and_a_long_way_come_to_an_end(transport: AsyncioTransport) -> 
 
 def test_a_name_that_only_begins_like_a_servers_is_another() -> None:
     assert server_of(of("uvicornish.protocols").asgi) == ""
+
+
+# --- a server that moved it
+
+
+@pytest.fixture
+def moved(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """The warnings that a transport is not found where it was."""
+    monkeypatch.setattr(below, "_looked_into", set[str]())
+    return lambda: [
+        record.getMessage()
+        for record in caplog.records
+        if getattr(record, "event", "") == "wire.moved" and record.levelno == logging.WARNING
+    ]
+
+
+KNOWN_TWISTED = {"dataBuffer": b"", "offset": 0, "_tempDataLen": 0}
+
+
+@pytest.mark.parametrize(
+    ("server", "send"),
+    [
+        ("uvicorn", of("uvicorn.protocols", sock=AsyncioTransport()).asgi),
+        ("uvicorn", of("uvicorn.protocols", transport=Thing(kill=plain)).asgi),
+        ("hypercorn", hypercorns(AsyncioTransport(), writer="stream_writer")),
+        ("hypercorn", hypercorns(AsyncioTransport(), "HTTP1Protocol")),
+        ("daphne", of("daphne.ws_protocol", transport=TwistedTransport(buffer=b"")).asgi),
+    ],
+)
+def test_a_server_whose_first_socket_shows_no_transport_is_warned_of_once(
+    server: str, send: Any, moved: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", {server: "9.9.9"}.__getitem__)
+    for _ in range(3):
+        transport_for(send)
+    (warning,) = moved()
+    assert f"server={server} version=9.9.9" in warning
+    assert advice_for(server) in warning
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        of("uvicorn.protocols", transport=AsyncioTransport()).asgi,
+        hypercorns(AsyncioTransport()),
+        of("daphne.ws_protocol", transport=TwistedTransport(**KNOWN_TWISTED)).asgi,
+        of("granian.asgi").asgi,
+        plain,
+    ],
+)
+def test_where_the_transport_is_as_expected_or_none_is_nothing_is_said(
+    send: Any, moved: Callable[[], list[str]]
+) -> None:
+    transport_for(send)
+    assert moved() == []
+
+
+def test_a_socket_that_shares_its_transport_tells_nothing_of_others(
+    moved: Callable[[], list[str]],
+) -> None:
+    transport_for(hypercorns(AsyncioTransport(), "H2Protocol"))
+    assert moved() == []
+    transport_for(hypercorns(None))
+    assert len(moved()) == 1
+
+
+def test_a_server_that_is_installed_in_another_way_is_warned_of_too(
+    moved: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", unknown)
+    transport_for(of("uvicorn.protocols").asgi)
+    (warning,) = moved()
+    assert "version=unknown" in warning
 
 
 # --- servers

@@ -8,15 +8,21 @@ from typing import Any
 
 import anyio
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette._exception_handler import wrap_app_handling_exceptions
+from starlette.applications import Starlette
+from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
+from starlette.routing import Mount, WebSocketRoute
+from starlette.websockets import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from wsmanager.testing import ConnectionLost, FakeSocket, VirtualTimeLoop
+from wsmanager.testing import DIRECT, ConnectionLost, FakeSocket, VirtualTimeLoop, connect
 from wsmanager.wire.asgi import frame_of
-from wsmanager.wire.stepping import Resumed, Transport, discard, transport_for
+from wsmanager.wire.below import EXTENSION
+from wsmanager.wire.stepping import Resumed, Transport, _is_known, direct_for, discard, transport_for
 
 pytestmark = pytest.mark.anyio
 
@@ -293,6 +299,13 @@ def inside_a_framework(send: Send) -> Send:
     return framed(with_timeout(send))
 
 
+def of_module(name: str, source: str, *arguments: Any) -> Any:
+    """What ``make`` of a module returns that is not ours."""
+    module: dict[str, Any] = {"__name__": name}
+    exec(source, module)  # noqa: S102 - the one way to be of a module that is not ours
+    return module["make"](*arguments)
+
+
 def framed(send: Send) -> Send:
     """What Starlette puts around a send for its exception handlers."""
     seen: list[Send] = []
@@ -423,9 +436,7 @@ def make(send, tool):
 
 def servers_own(send: Send, tool: Any = None) -> Send:
     """A closure of a server's module, over itself, a tool and a variable without a value."""
-    module: dict[str, Any] = {"__name__": "uvicorn.protocols"}
-    exec(SERVER, module)  # noqa: S102 - the one way to be of a module that is not ours
-    made: Send = module["make"](send, tool)
+    made: Send = of_module("uvicorn.protocols", SERVER, send, tool)
     return made
 
 
@@ -464,6 +475,108 @@ async def test_a_send_that_fails_at_once_fails_at_the_write() -> None:
     send = servers_own(lost)
     with pytest.raises(ConnectionLost):
         await write_and_finish(send, event("a"))
+
+
+# --- frameworks
+
+Seen = list[tuple[Any, Send]]
+"""The scope and the `send` that an endpoint was given."""
+
+
+def on_starlette(endpoint: Any) -> Any:
+    return Starlette(routes=[WebSocketRoute("/", endpoint)])
+
+
+def on_fastapi(endpoint: Any) -> Any:
+    app = FastAPI()
+    app.add_api_websocket_route("/", endpoint)
+    return app
+
+
+def mounted(endpoint: Any) -> Any:
+    return Starlette(routes=[Mount("/", on_fastapi(endpoint))])
+
+
+def with_sessions(endpoint: Any) -> Any:
+    return SessionMiddleware(on_starlette(endpoint), "a secret")
+
+
+@pytest.fixture(params=[on_starlette, on_fastapi, mounted, with_sessions])
+def seen(request: pytest.FixtureRequest) -> tuple[Any, Seen]:
+    found: Seen = []
+
+    async def endpoint(websocket: WebSocket) -> None:
+        await websocket.accept()
+        found.append((websocket.scope, websocket._send))
+        tasks = asyncio.all_tasks()
+        assert transport_for(websocket._send).write(websocket._send, event("a")) is None
+        assert asyncio.all_tasks() == tasks
+        await websocket.close()
+
+    return request.param(endpoint), found
+
+
+async def test_what_a_framework_gives_its_endpoints_is_stepped_without_a_task(seen: tuple[Any, Seen]) -> None:
+    app, found = seen
+    async with connect(app) as peer:
+        assert await peer.receive() == "a"
+        await peer.wait_closed(1)
+    ((_, send),) = found
+    assert _is_known(send)  # and not found out by its code, which takes Python 3.11
+    assert transport_for(send).is_simple()
+
+
+async def test_messages_may_go_past_what_a_framework_gives_its_endpoints(seen: tuple[Any, Seen]) -> None:
+    app, found = seen
+    async with connect(app, server=DIRECT) as peer:
+        await peer.wait_closed(1)
+    ((scope, send),) = found
+    assert direct_for(scope, send) is scope["extensions"][EXTENSION]["transport"]
+    assert direct_for(scope, with_timeout(send)) is None
+
+
+UNKNOWN = """
+def make(send, asyncio, disguise):
+    @disguise
+    async def sender(message):
+        async with asyncio.timeout(1):
+            await send(message)
+    return sender
+"""
+
+
+def plain(function: Send) -> Send:
+    return function
+
+
+@pytest.mark.parametrize("disguise", [plain, functools.wraps(framed(FakeSocket().send))])
+async def test_a_time_limit_in_a_new_function_of_a_framework_never_hits_who_writes(disguise: Any) -> None:
+    readable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    inner = servers_own(FakeSocket().send, readable)
+    send = of_module("starlette._exception_handler", UNKNOWN, inner, asyncio, disguise)
+    rest = transport_for(send).write(send, event("wait"))
+    assert rest is not None
+    drain = asyncio.ensure_future(rest)
+    await asyncio.sleep(5)  # cancelled here, if the limit was bound to this task
+    assert isinstance(drain.exception(), TimeoutError)
+
+
+RENAMED = """
+def wrap_app_handling_exceptions(other):
+    def wrapped_app():
+        async def sender(message):
+            await other(message)
+        return sender
+    return wrapped_app()
+make = wrap_app_handling_exceptions
+"""
+
+
+async def test_a_known_function_that_holds_its_send_otherwise_is_known_no_more() -> None:
+    send = of_module("starlette._exception_handler", RENAMED, FakeSocket().send)
+    scope = {"extensions": {EXTENSION: {"transport": None, "send": FakeSocket.send}}}
+    assert direct_for(scope, send) is None
+    assert not _is_known(send)
 
 
 # --- the rest of a coroutine that was stepped by hand

@@ -252,8 +252,10 @@ EVENTS = {
     "server.moved",
     "server.outdated",
     "shutdown.timeout",
+    "sigterm.unseen",
     "task.crashed",
     "visit.failed",
+    "wire.moved",
 }
 
 
