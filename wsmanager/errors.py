@@ -30,6 +30,7 @@ __all__ = [
     "InvalidPayload",
     "MissingDependency",
     "OriginRefused",
+    "RECONNECT_CODES",
     "RateLimited",
     "Refused",
     "ReplyError",
@@ -69,12 +70,13 @@ class CloseCode(enum.IntEnum):
     TOO_MANY_ERRORS = 4509
 
 
-_RECONNECT_BELOW_4000 = frozenset({1001, 1006, 1012})
+RECONNECT_CODES = frozenset({1001, 1006, 1012, *range(4000, 4500)})
+"""A client that sees one of these close codes should come back by itself."""
 
 
 def should_reconnect(code: int) -> bool:
-    """Whether a client that sees this close code should come back by itself."""
-    return 4000 <= code < 4500 or code in _RECONNECT_BELOW_4000
+    """True if a client that sees this close code should come back by itself."""
+    return code in RECONNECT_CODES
 
 
 class FailureKind(enum.StrEnum):

@@ -1,9 +1,10 @@
 """Benchmarks: what a connection and a message cost, and how that compares.
 
-``memory``, ``components``, ``growth`` and ``stack`` run on fake sockets, ``stalled`` and ``servers`` on real
-ones. ``servers`` drives each contestant for each workload in turn, which takes some minutes a run. Without a
-measure: all of these. ``instructions`` counts them with callgrind, compares them to the baseline beside it,
-and is not among all. ``page`` measures nothing: it writes page and plot of the figures that are kept.
+``memory``, ``components``, ``growth``, ``stack`` and ``walks`` run on fake sockets, ``stalled`` and
+``servers`` on real ones. ``servers`` drives each contestant for each workload in turn, which takes some
+minutes a run. Without a measure: all of these. ``instructions`` counts them with callgrind, compares them to
+the baseline beside it, and is not among all. ``page`` measures nothing: it writes page and plot of the
+figures that are kept.
 
 Every figure is a ratio, or bytes: absolute times mean nothing on a shared machine. One *unit* is one
 ``msgspec.json.decode`` of a 103-byte envelope, measured in the same run.
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         runs=choice.runs,
         only=tuple(choice.only),
         contestants=tuple(choice.contestants),
+        profile=choice.profile,
     )
     names = list(MEASURES) if choice.measure == "all" else [choice.measure]
     rows = [row for name in names for row in measure(name, options, save=choice.save)]
@@ -73,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--save", action="store_true", help="keep the figures beside the program, with a page and a plot"
     )
-    made.add_argument("--profile", action="store_true", help="with instructions: where they go")
+    made.add_argument("--profile", action="store_true", help="with instructions and walks: where they go")
     made.add_argument("--update", action="store_true", help="with instructions: make them the baseline")
     servers = made.add_argument_group("with servers")
     servers.add_argument("--runs", type=int, default=3, help="how often each is driven (3)")

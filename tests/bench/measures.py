@@ -15,6 +15,7 @@ from .race import measure_servers
 from .rows import Row
 from .stack import measure_stack
 from .stalled import measure_stalled
+from .walks import measure_walks
 
 __all__ = ["MEASURES", "run"]
 
@@ -25,6 +26,7 @@ MEASURES: Mapping[str, Callable[[Options], Coroutine[Any, Any, list[Row]]]] = {
     "stack": measure_stack,
     "stalled": measure_stalled,
     "servers": measure_servers,
+    "walks": measure_walks,
 }
 
 

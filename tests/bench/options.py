@@ -14,6 +14,8 @@ class Options:
     runs: int = 3
     only: tuple[str, ...] = ()
     """Workloads of the servers; none named means all."""
+    profile: bool = False
+    """Where they go, too."""
     contestants: tuple[str, ...] = ()
     """None named means all; the bare loop runs always, as what the others are compared with."""
 

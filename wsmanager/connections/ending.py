@@ -12,11 +12,17 @@ import logging
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
-from ..errors import SENDABLE, CloseCode, EncodeError, FailureKind, require_close_code, should_reconnect
+from ..errors import (
+    RECONNECT_CODES,
+    SENDABLE,
+    CloseCode,
+    EncodeError,
+    FailureKind,
+    require_close_code,
+)
 from ..messages import ConnectionStatus
 from ..wire.asgi import Event, Receive, Send
 from ..wire.below import Wire, wire_of, written
-from ..wire.outgoing import prepare_own
 from ..wire.words import disconnect
 from .congestion import Congestion
 from .seams import Ahead, Line
@@ -53,9 +59,10 @@ class By(enum.Enum):
     """Who ends a connection."""
 
     MANAGER = "manager"
-    """`Connection.close`, and every limit, fault, takeover or drain."""
+    """`Connection.close`, and every limit, fault, takeover or drain: what waits goes out, the client is told
+    why where it is spoken to, and gets a close frame of ours."""
     APPLICATION = "application"
-    """A guarded application, by a close event of its own."""
+    """A guarded application: what waits goes out, then exactly its own close event."""
     PEER = "peer"
     """The server said that the client left."""
     FAILED_SEND = "failed send"
@@ -67,8 +74,6 @@ class By(enum.Enum):
 class Rules(NamedTuple):
     """What follows from who ends a connection."""
 
-    tells: bool
-    """Flush what waits, tell the client why where it is spoken to, and send a close frame of ours."""
     is_due: bool
     """What was read ahead before is still the application's."""
     is_heard: bool
@@ -76,11 +81,11 @@ class Rules(NamedTuple):
 
 
 RULES: Final[dict[By, Rules]] = {
-    By.MANAGER: Rules(tells=True, is_due=False, is_heard=False),
-    By.APPLICATION: Rules(tells=False, is_due=True, is_heard=True),
-    By.PEER: Rules(tells=False, is_due=True, is_heard=False),
-    By.FAILED_SEND: Rules(tells=False, is_due=True, is_heard=True),
-    By.NOBODY: Rules(tells=False, is_due=False, is_heard=False),
+    By.MANAGER: Rules(is_due=False, is_heard=False),
+    By.APPLICATION: Rules(is_due=True, is_heard=True),
+    By.PEER: Rules(is_due=True, is_heard=False),
+    By.FAILED_SEND: Rules(is_due=True, is_heard=True),
+    By.NOBODY: Rules(is_due=False, is_heard=False),
 }
 
 
@@ -102,7 +107,7 @@ class EndingLine(Line, Protocol):
 class Ending:
     """One decision to end a connection, and how far it is carried out."""
 
-    __slots__ = ("_done", "_woken", "after_ms", "by", "code", "is_hushed", "reason", "told")
+    __slots__ = ("after_ms", "by", "code", "done", "is_hushed", "reason", "told", "woken")
 
     def __init__(
         self, by: By, code: int, reason: str, *, told: int | None = None, after_ms: int | None = None
@@ -116,8 +121,10 @@ class Ending:
         """When the client is asked to come back."""
         self.is_hushed = False
         """True once nobody may wait for the server any more: the close is being sent."""
-        self._woken: asyncio.Task[Any] | None = None
-        self._done: asyncio.Future[None] | None = None
+        self.woken: asyncio.Task[Any] | None = None
+        """The task that it woke from waiting for the server."""
+        self.done: asyncio.Future[None] | None = None
+        """Done when it is carried out; made for whoever waits for that."""
 
     async def carry_out(self, line: EndingLine) -> None:
         """Let what waits go out, tell the client and close. A peer that takes too long is cut off."""
@@ -139,9 +146,20 @@ class Ending:
     async def _say(self, line: EndingLine) -> None:
         if line.is_spoken_to:
             with suppress(EncodeError):  # a codec of the application's may have no words for it
-                word = disconnect(self.told, self.reason, after_ms=self.after_ms)
-                await line.send_raw(prepare_own(word, line.codec).event)
-        await self._hush(line)
+                frame = line.codec.encode(disconnect(self.told, self.reason, after_ms=self.after_ms))
+                key = "text" if isinstance(frame, str) else "bytes"
+                await line.send_raw({"type": "websocket.send", key: frame})
+        # Nobody may wait for the server any more: granian sends no close while somebody does.
+        reader, line.reader = line.reader, None
+        self.is_hushed, self.woken = True, reader
+        if line.ahead is not None:
+            await line.ahead.stopped()
+        if reader is not None and reader is not asyncio.current_task():
+            reader.cancel()
+        await asyncio.sleep(0)  # one turn for whoever is being woken, by this or by somebody else
+        await self._send_close(line)
+
+    async def _send_close(self, line: EndingLine) -> None:
         try:
             await line.send_raw({"type": "websocket.close", "code": self.code, "reason": self.reason})
         except OSError:
@@ -153,35 +171,15 @@ class Ending:
             if self.told >= _APPLICATIONS:
                 code = self.told
             else:
-                code = CloseCode.CLOSED if should_reconnect(self.code) else CloseCode.NORMAL
+                code = CloseCode.CLOSED if self.code in RECONNECT_CODES else CloseCode.NORMAL
             await line.send_raw({"type": "websocket.close", "code": int(code), "reason": self.reason})
-
-    async def _hush(self, line: EndingLine) -> None:
-        """Let nobody wait for the server any more: granian sends no close while somebody does."""
-        reader, line.reader = line.reader, None
-        self.is_hushed, self._woken = True, reader
-        if line.ahead is not None:
-            await line.ahead.stopped()
-        if reader is not None and reader is not asyncio.current_task():
-            reader.cancel()
-        # One turn for whoever is being woken, by this or by somebody else.
-        await asyncio.sleep(0)
-
-    def woke(self, task: asyncio.Task[Any] | None) -> bool:
-        """True if this woke `task` from waiting for the server."""
-        return self._woken is task
 
     async def finished(self, line: Line) -> None:
         """Wait until a close that is under way is carried out."""
         if line.status is _DRAINING:
-            if self._done is None:
-                self._done = asyncio.get_running_loop().create_future()
-            await asyncio.wait({self._done})
-
-    def finish(self) -> None:
-        """Release whoever waits for it."""
-        if self._done is not None:
-            self._done.set_result(None)
+            if self.done is None:
+                self.done = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self.done})
 
 
 # --- the decision: synchronous
@@ -250,8 +248,10 @@ def end(line: EndingLine) -> None:
         if line.direct is not None:
             line.direct.listen(None)
         line.owner.leave(line, _CLOSED)
-        _abandon(line)
-        ending.finish()
+        if line.congestion is not None:
+            _abandon(line)
+        if ending.done is not None:
+            ending.done.set_result(None)
         if line.reader is not None:
             line.reader.cancel()
     if line.ahead is not None:
@@ -304,7 +304,7 @@ def woken(line: EndingLine, since: int = 0) -> Event:
     The task had been cancelled `since` times before, and had not minded.
     """
     task, ending = asyncio.current_task(), line.ending
-    is_end = ending is not None and (ending.woke(task) or (line.status is _CLOSED and task is line.reader))
+    is_end = ending is not None and (ending.woken is task or (line.status is _CLOSED and task is line.reader))
     if not is_end or task is None or task.uncancel() > since:
         raise asyncio.CancelledError
     return end_event(line)
@@ -375,7 +375,7 @@ def _wire(line: EndingLine) -> Wire | None:
 async def _written(line: EndingLine) -> None:
     """Wait until the server has written everything: it takes more than the network does, and then waits for
     the peer as long as that likes."""
-    wire = _wire(line)
+    wire = line.direct or wire_of(line.receive, line.send_raw)
     if wire is not None:
         await written(wire)
 

@@ -82,7 +82,8 @@ class Sender:
 
     def to_user(self, key: UserKey, outgoing: Outgoing, exclude: Exclude = None) -> DeliveryReport:
         """Send to every connection of a user."""
-        return self.push(self._registry.of_user(key), outgoing, exclude, or_else=key.user_id).report()
+        targets = self._registry.of_user(key)
+        return self.push(targets, outgoing, ids_of(exclude), or_else=key.user_id).report()
 
     def to_room(self, key: RoomKey, outgoing: Outgoing, exclude: Exclude = None) -> DeliveryReport:
         """Send to every connection in a room."""
@@ -103,18 +104,19 @@ class Sender:
         self, targets: Collection[Connection], outgoing: Outgoing, exclude: Exclude = None
     ) -> DeliveryReport:
         """Push one message to each target."""
-        return self.push(targets, outgoing, exclude).report()
+        return self.push(targets, outgoing, ids_of(exclude)).report()
 
     def push(
         self,
         targets: Collection[Connection],
         outgoing: Outgoing,
-        exclude: Exclude = None,
+        skip: frozenset[str] = frozenset(),
         *,
         or_else: str | None = None,
     ) -> Tally:
-        """Push one message to each target, and count; without any, `or_else` is counted as offline."""
-        tally, skip = Tally(self._max_ids), ids_of(exclude)
+        """Push one message to each target but those with an id in `skip`, and count. Without any target,
+        `or_else` is counted as offline."""
+        tally = Tally(self._max_ids)
         frames = self._encode(outgoing, targets)
         if not targets and or_else is not None:
             tally.add(Pushed.OFFLINE, or_else)

@@ -186,12 +186,11 @@ class Registry(Generic[C]):
         if conn.status is ConnectionStatus.CLOSED:
             return False
         conn.status = ConnectionStatus.CLOSED  # which any other may become
-        self._forget(conn)
+        if self._by_id.get(conn.id) is conn:
+            self._forget(conn)
         return True
 
     def _forget(self, conn: C) -> None:
-        if self._by_id.get(conn.id) is not conn:
-            return
         del self._by_id[conn.id]
         key = conn.key
         own = self._users[key]

@@ -28,9 +28,6 @@ class Endpoint:
 
     # Any: each framework has its own types for these, which fit no other's.
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "websocket":
-            await self._answer_other(scope, receive, send)
-            return
         conn = await self._enter(scope, receive, send)
         if conn is None:
             return
@@ -63,9 +60,13 @@ class Endpoint:
             raise
         finally:
             end(conn)
-        await self._engine.hooks.farewell(conn)
+        if self._engine.hooks.on_disconnect:
+            await self._engine.hooks.farewell(conn)
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> Connection | None:
+        if scope["type"] != "websocket":
+            await self._answer_other(scope, receive, send)
+            return None
         if (await receive())["type"] != "websocket.connect":
             return None
         try:

@@ -43,7 +43,6 @@ class Admission:
         gate: Gate,
         registry: Registry[Connection],
         encodings: Encodings,
-        residents: Callable[[], Residents],
         scorer: HealthScorer,
         *,
         bind: Callable[[], None],
@@ -55,7 +54,7 @@ class Admission:
         self._gate = gate
         self._registry = registry
         self._encodings = encodings
-        self._residents = residents
+        self.residents = Residents()
         self._scorer = scorer
         self._bind = bind
         self._refuse_at_the_end = refuse_at_the_end
@@ -173,7 +172,7 @@ class Admission:
         except BaseException:
             self._registry.depart(visitor.address)
             raise
-        for entering in self._residents().entering:
+        for entering in self.residents.entering:
             try:
                 await entering(conn)
                 self.refuse_if_closed(conn)
@@ -257,13 +256,12 @@ class Admission:
         self._encodings.in_use[conn.codec] += 1
         conn.weigh()
         self._replace_oldest(conn)
-        residents = self._residents()
         if conn.flags & NEGOTIATED:
             more: dict[str, Any] = {}
-            for ask in residents.welcome:
+            for ask in self.residents.welcome:
                 more.update(ask(conn))
             conn.answer(welcome(self._welcome(conn), more))
-        for opened in residents.opened:
+        for opened in self.residents.opened:
             opened(conn)
         self._on_open(conn)
 

@@ -142,7 +142,6 @@ class Engine:
             self.gate,
             self.registry,
             self.encodings,
-            lambda: self.residents,
             self.parts.health,
             bind=self.life.bind,
             refuse_at_the_end=self.life.refuse_at_the_end,
@@ -151,7 +150,7 @@ class Engine:
 
     def _settle(self, residents: Sequence[Resident]) -> None:
         """Take in the residents, once and for all."""
-        self.residents = Residents(residents)
+        self.residents = self.admission.residents = Residents(residents)
         if self.residents.interest:
             self.registry.on_interest = self._on_interest
         if self.residents.joined or self.residents.left:

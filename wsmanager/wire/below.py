@@ -125,7 +125,7 @@ async def written(wire: Wire, down_to: int = 0) -> None:
 
 def wire_of(*callables: Any) -> Wire | None:
     """The transport behind a server's ``receive`` or ``send``, however wrapped; None where none is found."""
-    if all(_is_foreign(each) for each in callables):
+    if _are_foreign(callables):
         return None
     for thing in _behind(callables):
         wire = _wire_in(thing)
@@ -176,7 +176,7 @@ def _version(server: str) -> str:
 
 def server_of(*callables: Any) -> str:
     """The top module of the server that `receive` or `send` belong to; empty where it is not known."""
-    if all(_is_foreign(each) for each in callables):
+    if _are_foreign(callables):
         return ""
     for thing in _behind(callables):
         return _server(type(thing).__module__)
@@ -230,10 +230,13 @@ def _is_passed(thing: Any) -> bool:
     return _server(type(thing).__module__) != "hypercorn" or type(thing).__name__ in _OF_ONE_STREAM
 
 
-def _is_foreign(callable_: Any) -> bool:
-    """Whether it is a method of something that is no server's: the short way for most sockets of tests."""
-    owner = getattr(callable_, "__self__", None)
-    return owner is not None and not _server(type(owner).__module__)
+def _are_foreign(callables: tuple[Any, ...]) -> bool:
+    """True if all are methods of what is no server's: the short way for most sockets of tests."""
+    for callable_ in callables:
+        owner = getattr(callable_, "__self__", None)
+        if owner is None or _server(type(owner).__module__):
+            return False
+    return True
 
 
 @functools.lru_cache(maxsize=256)

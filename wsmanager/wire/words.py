@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ..errors import Refused, ReplyError, should_reconnect
+from ..errors import RECONNECT_CODES, Refused, ReplyError
 from ..messages import InboundMessage
 
 __all__ = [
@@ -149,7 +149,7 @@ def disconnect(code: int, reason: str, *, after_ms: int | None = None) -> Discon
     """Tell a client why its connection is closed."""
     wait = UNSET if after_ms is None else after_ms
     return Disconnect(
-        DisconnectData(code=int(code), reason=reason, reconnect=should_reconnect(code), after_ms=wait)
+        DisconnectData(code=int(code), reason=reason, reconnect=code in RECONNECT_CODES, after_ms=wait)
     )
 
 
