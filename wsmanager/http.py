@@ -15,7 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from . import __version__
-from .auth.gate import Gate, denial_of
+from .auth.gate import Gate
+from .auth.visitors import denial_of
 from .engine.figures import Analytics
 from .errors import ConfigurationError, Refused
 from .manager import ConnectionManager
@@ -165,7 +166,7 @@ class _Redacted(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            send = self.gate.redacting(scope, send)
+            send = self.gate.usher.redacting(scope, send)
         await super().__call__(scope, receive, send)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Any
 
-from ..auth.gate import VisitorLeft
+from ..auth.visitors import VisitorLeft
 from ..connections.connection import Connection
 from ..connections.ending import end
 from ..engine.engine import Engine
@@ -94,7 +94,7 @@ class Adoption:
             raise _for_framework(refusal) from None
         except BaseException:
             # The endpoint may try again, or answer by itself, which servers log.
-            adopted.put_send(engine.gate.redacting(websocket.scope, send))
+            adopted.put_send(engine.gate.usher.redacting(websocket.scope, send))
             raise
         self._guard(adopted, conn)
         try:

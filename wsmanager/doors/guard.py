@@ -8,7 +8,7 @@ import weakref
 from collections.abc import MutableMapping
 from typing import Any, Final
 
-from ..auth.gate import Visitor
+from ..auth.visitors import Visitor
 from ..connections.connection import Connection
 from ..connections.ending import By, close_for_application, end, end_event, peer_left, woken
 from ..connections.read_ahead import Item, ReadAhead
@@ -287,7 +287,7 @@ class GuardedSocket(SocketGuard):
         elif event.get("type") == "websocket.accept":
             await self._accept(visitor, event)
         else:
-            with self._engine.gate.redacted(visitor.scope):
+            with self._engine.gate.usher.redacted(visitor.scope):
                 await self.conn.send_raw(event)
             if event.get("type") in _REFUSALS:
                 self._visitor = None
@@ -304,7 +304,7 @@ class GuardedSocket(SocketGuard):
         event = self._with_subprotocol(visitor, event)
         self._opening = opening = asyncio.get_running_loop().create_future()
         try:
-            with engine.gate.redacted(visitor.scope):
+            with engine.gate.usher.redacted(visitor.scope):
                 await conn.send_raw(event)
             self._visitor, self.is_direct = None, False
             await self._open(event)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from ..auth.gate import Accept, Gate, Replaced, Visitor
+from ..auth.gate import Gate
+from ..auth.visitors import Accept, Replaced, Visitor
 from ..config import Tier, WebSocketConfig
 from ..connections.connection import Connection
 from ..connections.ending import end
@@ -136,7 +137,7 @@ class Admission:
     async def let_in(self, visitor: Visitor, conn: Connection) -> Connection:
         """Accept and open a connecting connection; or raise `Refused`, once the client was told."""
         try:
-            await self._gate.let_in(visitor)
+            await self._gate.usher.let_in(visitor)
             self.refuse_if_closed(conn)
         except Refused as refusal:
             end(conn)
@@ -286,7 +287,7 @@ class Admission:
         """Count a refusal, and tell the client."""
         self.count_refusal(refusal.code)
         self._owner.failed(refusal.kind)
-        await self._gate.refuse(visitor, refusal)
+        await self._gate.usher.refuse(visitor, refusal)
 
     def count_refusal(self, code: str) -> None:
         """Count one handshake that was refused."""

@@ -80,7 +80,7 @@ class Engine:
             self.registry, self.encodings, analytics, self.now, max_report_ids=config.max_report_ids
         )
         self.heartbeat = Heartbeat(config, self.registry, self.now, self.journal, sweep=self._sweep)
-        self.gate = Gate(config, parts.auth, parts.codecs, self.now)
+        self.gate = Gate(config, parts.auth, self.encodings, self.now, self.journal)
         self._make_handlers()
         self._make_life()
         self._leaving: set[Connection] = set()

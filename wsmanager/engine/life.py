@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from ..auth.gate import ShuttingDown
+from ..auth.visitors import ShuttingDown
 from ..config import WebSocketConfig
 from ..errors import WrongEventLoop
 from ..tasks.signals import drain_first
