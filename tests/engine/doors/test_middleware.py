@@ -1485,3 +1485,57 @@ async def test_an_endpoint_of_the_manager_behind_an_accepted_socket_says_what_is
     with pytest.raises(ConfigurationError, match="accepted before"):
         async with connect(app) as peer:
             await peer.wait_closed(1)
+
+
+async def test_the_mode_of_the_connection_says_whether_a_message_needs_a_type(
+    make_manager: MakeManager,
+) -> None:
+    manager = make_manager(auth=ByQuery())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/ws":
+            await manager.endpoint(scope, receive, send)
+        else:
+            await receive()
+            await send({"type": "websocket.accept"})
+            await receive()
+
+    guarded = WebSocketMiddleware(app, manager, {"/ws": None, "/other": "json"})
+    async with (
+        connect(guarded, "/ws", query="user=ann") as ann,
+        connect(guarded, "/other", query="user=bob") as bob,
+        connect(guarded, "/any", query="user=cleo"),
+    ):
+        for send in (manager.send_personal_message("ann", {"data": 1}), manager.broadcast({"data": 1})):
+            with pytest.raises(EncodeError, match="type"):
+                await send
+        (conn,) = manager.connections(user_id="ann")
+        with pytest.raises(EncodeError, match="type"):
+            await conn.send({"data": 1})
+        assert (await manager.send_personal_message("bob", {"data": 1})).sent == 1
+        assert (await manager.send_personal_message("cleo", {"data": 1})).kept == 1  # nothing reaches opaque
+        assert await bob.receive_json() == {"data": 1}
+        assert (await manager.broadcast({"type": "x"})).sent == 2
+        assert await ann.receive_json() == await bob.receive_json() == {"type": "x"}
+    assert manager.get_analytics().messages.types["untyped"].count_out == 1
+
+
+async def test_what_is_kept_without_a_type_waits_for_one_that_takes_it(make_manager: MakeManager) -> None:
+    manager = make_manager(auth=ByQuery())
+    with pytest.raises(EncodeError, match="type"):  # while nobody could
+        await manager.send_personal_message("ann", {"data": 1})
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+
+    guarded = WebSocketMiddleware(app, manager, "json")
+    assert (await manager.send_personal_message("ann", {"data": 1})).kept == 1
+    async with connect(guarded, query="user=ann") as peer:
+        assert await peer.receive_json() == {"data": 1}
+    assert (await manager.send_personal_message("ann", {"data": 2})).kept == 1
+    async with connect(manager.endpoint, query="user=ann") as peer:
+        await asyncio.sleep(1)
+        assert peer.frames == []
+    assert manager.get_analytics().drops["unencodable"] == 1
