@@ -50,6 +50,7 @@ PURE = [
     "handlers/signatures",
     "wire/asgi",
     "wire/codecs",
+    "wire/faults",
     "wire/framing",
     "wire/outgoing",
 ]
