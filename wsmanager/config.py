@@ -223,7 +223,7 @@ def _plain(name: str, value: Any) -> Any:
     if name == "tiers":
         try:
             return msgspec.json.decode(value)
-        except msgspec.DecodeError:
+        except Exception:  # bytes of the environment that are not UTF-8 included
             raise msgspec.ValidationError("Expected a JSON object") from None
     return None if value.strip().lower() in {"none", "null"} else value.strip()
 

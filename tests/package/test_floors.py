@@ -54,6 +54,7 @@ PURE = [
     "wire/encodings",
     "wire/framing",
     "wire/outgoing",
+    "wire/unreadable",
     "wire/words",
 ]
 """They know no event loop, no thread, no clock of their own and no file that does."""

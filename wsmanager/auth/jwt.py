@@ -167,7 +167,7 @@ class JWTAuth:
         try:
             raw = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
             header = msgspec.json.decode(raw, type=_Header)
-        except (ValueError, RecursionError):
+        except Exception:  # whatever the decoders raise: a header that cannot be read is no header
             _refuse("token_malformed")
         if header.alg not in self._algorithms:
             _refuse("token_bad_algorithm")
@@ -236,7 +236,7 @@ def _refuse(code: str, claim: str = "") -> NoReturn:
 def _parse_payload(raw: bytes) -> dict[str, Any]:
     try:
         return msgspec.json.decode(raw, type=dict[str, Any])
-    except (ValueError, RecursionError):
+    except Exception:  # whatever the decoder raises: a payload that cannot be read is no payload
         _refuse("token_malformed")
 
 

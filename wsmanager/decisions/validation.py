@@ -13,6 +13,7 @@ import msgspec
 
 from ..errors import ConfigurationError, InvalidMessage, SuspiciousMessage
 from ..messages import Frame, InboundMessage
+from ..wire.unreadable import fault_of_strict_json
 from .patterns import GROUPS, INJECTION, XSS, Content, Group, PatternCheck, checked_by, joined
 
 __all__ = ["SecurityValidator"]
@@ -211,14 +212,8 @@ def _taken_apart(
 def _decoded(frame: Frame) -> Any:
     try:
         return msgspec.json.decode(frame)
-    except RecursionError:
-        raise InvalidMessage("The message has too many levels.", code="too_deep") from None
-    except UnicodeError:
-        raise _bad_unicode() from None
-    except msgspec.ValidationError:  # without a type to decode to: a number beyond any range
-        raise _bad_number() from None
-    except msgspec.DecodeError:
-        raise InvalidMessage("The frame is not JSON.", code="not_json") from None
+    except Exception:  # whatever it is: the frame shows what is wrong with it
+        raise fault_of_strict_json(frame) from None
 
 
 def _bad_number() -> InvalidMessage:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any, Final
 
 import msgspec
 
 from ..errors import EncodeError, InvalidMessage
 from ..messages import Frame, InboundMessage
+from .unreadable import bad_key, fault_of_json, fault_of_msgpack
 
 __all__ = ["OPAQUE", "JSONCodec", "MessagePackCodec", "decode_json", "fields_beyond_envelope"]
 
-# What msgspec raises besides its own errors: deep nesting, lone surrogates, bad UTF-8.
-_UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeError)
-
-_HIGH_SURROGATE_ALONE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
-_POSITION = re.compile(r"\(byte (\d+)\)")
-_UNNUMBERS: Final = (b"NaN", b"Infinity")
 _ENVELOPE: Final = frozenset(InboundMessage.__struct_fields__)
 
 
@@ -56,10 +50,8 @@ class JSONCodec:
             raise InvalidMessage("Send text frames; this one is binary.", code="unexpected_binary")
         try:
             return self._decode(frame)
-        except msgspec.ValidationError:
-            raise _misshapen(frame, msgspec.json.decode) from None
-        except _UNREADABLE as error:
-            raise _malformed(frame, error) from None
+        except Exception:  # whatever it is: the frame shows what is wrong with it
+            raise _fault_of(frame) from None
 
 
 class MessagePackCodec:
@@ -89,12 +81,8 @@ class MessagePackCodec:
             raise InvalidMessage("Send binary frames; this one is text.", code="unexpected_text")
         try:
             message = self._decode(frame)
-        except InvalidMessage:
-            raise
-        except msgspec.ValidationError:
-            raise _misshapen(frame, msgspec.msgpack.decode) from None
-        except _UNREADABLE as error:
-            raise _unpackable(error) from None
+        except Exception:  # whatever it is: the frame shows what is wrong with it
+            raise _fault_of(frame) from None
         _refuse_what_json_lacks(message.data)
         return message
 
@@ -122,16 +110,16 @@ def decode_json(frame: Frame) -> Any:
     """Any JSON value, of a text or binary frame. Raises `InvalidMessage` as `JSONCodec.decode` does."""
     try:
         return msgspec.json.decode(frame)
-    except msgspec.ValidationError:  # without a type to decode to: a number beyond any range
-        raise InvalidMessage("A number is out of range.", code="bad_number") from None
-    except _UNREADABLE as error:
-        text = frame if isinstance(frame, str) else frame.decode("utf-8", "surrogateescape")
-        raise _malformed(text, error) from None
+    except Exception:  # whatever it is: the frame shows what is wrong with it
+        raise fault_of_json(frame) from None
 
 
 def _refuse_extension(code: int, data: memoryview) -> Any:
     del data
-    raise InvalidMessage(f"MessagePack extension {code} is not understood.", code="bad_value")
+    raise ValueError(f"an extension, {code}")
+
+
+_read_msgpack: Final = msgspec.msgpack.Decoder(ext_hook=_refuse_extension).decode
 
 
 def _refuse_what_json_lacks(data: Any) -> None:
@@ -142,17 +130,13 @@ def _refuse_what_json_lacks(data: Any) -> None:
         for value in level:
             if isinstance(value, dict):
                 if not all(isinstance(key, str) for key in value):
-                    raise _bad_key()
+                    raise bad_key()
                 below += value.values()
             elif isinstance(value, list):
                 below += value
             elif isinstance(value, float) and not math.isfinite(value):
                 raise InvalidMessage("NaN and infinity are no numbers of a message.", code="bad_number")
         level = below
-
-
-def _bad_key() -> InvalidMessage:
-    return InvalidMessage("The keys of a message are texts.", code="bad_key")
 
 
 def _without_huge_integers(message: Any) -> Any:
@@ -183,25 +167,29 @@ def fields_beyond_envelope(frame: Frame) -> dict[str, Any]:
 
     Decoding a message passes over them; this does not. Raises `InvalidMessage` as `decode` does.
     """
-    decode: Any = msgspec.json.decode if isinstance(frame, str) else msgspec.msgpack.decode
-    try:
-        fields = decode(frame)
-    except msgspec.ValidationError:
-        raise InvalidMessage("A number is out of range.", code="bad_number") from None
+    fields = _read(frame)
     beyond = {name: value for name, value in fields.items() if name not in _ENVELOPE}
     if isinstance(frame, bytes):
         _refuse_what_json_lacks(beyond)
     return beyond
 
 
-def _misshapen(frame: Frame, decode: Any) -> InvalidMessage:
-    """Which part of a readable frame is wrong. Only frames that failed come here."""
+def _read(frame: Frame) -> Any:
+    """Decode text as JSON and bytes as MessagePack, into whatever they hold."""
+    if isinstance(frame, str):
+        return decode_json(frame)
     try:
-        value = decode(frame)
-    except msgspec.ValidationError:
-        return InvalidMessage("A number is out of range.", code="bad_number")
-    except _UNREADABLE as unreadable:
-        return _unpackable(unreadable) if isinstance(frame, bytes) else _malformed(frame, unreadable)
+        return _read_msgpack(frame)
+    except Exception:  # whatever it is: the frame shows what is wrong with it
+        raise fault_of_msgpack(frame) from None
+
+
+def _fault_of(frame: Frame) -> InvalidMessage:
+    """Return the error for a frame that is no message. Only frames that failed come here."""
+    try:
+        value = _read(frame)
+    except InvalidMessage as fault:
+        return fault
     if not isinstance(value, dict):
         return InvalidMessage("A message is a JSON object.", code="not_object")
     if "type" not in value:
@@ -209,24 +197,5 @@ def _misshapen(frame: Frame, decode: Any) -> InvalidMessage:
     if not isinstance(value["type"], str):
         return InvalidMessage("The type of a message is a text.", code="invalid_type")
     if not all(isinstance(key, str) for key in value):
-        return _bad_key()
+        return bad_key()
     return InvalidMessage("The id of a message is a text or an integer.", code="invalid_id")
-
-
-def _malformed(text: str, error: Exception) -> InvalidMessage:
-    if isinstance(error, RecursionError):
-        return InvalidMessage("The message is nested too deep.", code="too_deep")
-    if isinstance(error, UnicodeError) or "surrogate" in str(error) or _HIGH_SURROGATE_ALONE.search(text):
-        return InvalidMessage("The message holds a lone surrogate.", code="bad_unicode")
-    place = _POSITION.search(str(error))
-    if place and text.encode("utf-8", "surrogateescape")[int(place[1]) :].startswith(_UNNUMBERS):
-        return InvalidMessage("NaN and Infinity are no JSON numbers.", code="bad_number")
-    return InvalidMessage("The message is not JSON.", code="not_json")
-
-
-def _unpackable(error: Exception) -> InvalidMessage:
-    if isinstance(error, RecursionError):
-        return InvalidMessage("The message is nested too deep.", code="too_deep")
-    if isinstance(error, UnicodeError):
-        return InvalidMessage("A text of the message is not UTF-8.", code="bad_unicode")
-    return InvalidMessage("The message is not MessagePack.", code="not_msgpack")

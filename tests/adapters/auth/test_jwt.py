@@ -97,6 +97,17 @@ def refusal_of(token: str, auth: JWTAuth = AUTH) -> AuthenticationError:
     return refusal.value
 
 
+FAILURES = [RuntimeError(), TypeError(), msgspec.MsgspecError()]
+"""What a decoder raises for bad input is a matter of its release."""
+
+
+def failing(failure: Exception) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> Any:
+        raise failure
+
+    return fail
+
+
 class TestIdentity:
     def test_a_good_token_says_who_it_is(self) -> None:
         token = make_token(tenant="acme", scope="chat.read chat.write", tier="pro", jti="1", email="a@b.c")
@@ -412,6 +423,13 @@ class TestHostileTokens:
     def test_what_is_no_token_is_malformed(self, token: str) -> None:
         assert refusal_of(token).code == "token_malformed"
 
+    @pytest.mark.parametrize("failure", FAILURES, ids=repr)
+    def test_a_payload_is_malformed_whatever_the_decoder_raises(
+        self, failure: Exception, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(msgspec.json, "decode", failing(failure))
+        assert refusal_of(make_token()).code == "token_malformed"
+
     @pytest.mark.parametrize("other", ["another secret of thirty-two bytes", SECRET + "!"])
     def test_a_token_of_another_secret_is_refused(self, other: str) -> None:
         assert refusal_of(sign(other)).code == "token_bad_signature"
@@ -575,6 +593,15 @@ class TestPublishedKeys:
         auth = JWTAuth(jwks_url="https://nowhere.invalid/jwks", algorithms=["ES256"])
 
         assert refusal_of("é.e30.x", auth).code == "token_malformed"
+
+    @pytest.mark.parametrize("failure", FAILURES, ids=repr)
+    def test_a_header_is_malformed_whatever_the_decoder_raises(
+        self, failure: Exception, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        auth = JWTAuth(jwks_url="https://nowhere.invalid/jwks", algorithms=["ES256"])
+
+        monkeypatch.setattr(msgspec.json, "decode", failing(failure))
+        assert refusal_of(compact(b'{"alg":"ES256"}', b"{}", b"x"), auth).code == "token_malformed"
 
 
 class TestConfiguration:

@@ -174,8 +174,31 @@ def test_a_lone_surrogate_is_refused(data: Any) -> None:
     assert refusal(InboundMessage("a", None, "\ud800")) == "bad_unicode"
 
 
-def test_a_frame_that_is_no_unicode_is_refused() -> None:
-    assert refusal('{"type":"a","data":"\ud800"}') == "bad_unicode"
+@pytest.mark.parametrize("frame", [framed('"\ud800"'), framed('"\\ud800"'), framed('{"\\udc00":1}')])
+def test_a_text_frame_that_is_no_unicode_is_refused(frame: str) -> None:
+    assert refusal(frame) == "bad_unicode"
+    assert refusal(frame.encode("utf-8", "surrogatepass")) == "bad_unicode"
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (b'{"type":"a","data":"\xff"}', "bad_unicode"),
+        (b'{"type":"a","more":{"\xc0\xaf":1}}', "bad_unicode"),
+        (b'{"type":"\xe4\xb8"}', "bad_unicode"),
+        (b'{"type":"a","data":1e999}', "bad_number"),
+        (b'{"type":"a","data":' + b"9" * 5_000 + b"}", "bad_number"),
+        (b'{"type":"a","data":NaN}', "not_json"),
+        (b"[" * 5_000, "too_deep"),
+        (b"\xff\xfe", "not_json"),
+        (b"", "not_json"),
+    ],
+)
+def test_a_binary_frame_that_cannot_be_read_has_a_stable_code(frame: bytes, code: str) -> None:
+    assert refusal(frame) == code
+
+
+def test_a_lone_surrogate_in_the_frame_of_a_decoded_message_is_refused() -> None:
     assert refusal(InboundMessage("a"), raw='{"type":"a","data":"\ud800"}') == "bad_unicode"
 
 

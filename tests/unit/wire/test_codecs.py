@@ -22,7 +22,7 @@ from wsmanager import EncodeError, InboundMessage, InvalidMessage
 from wsmanager.messages import Frame
 from wsmanager.protocols import Codec
 from wsmanager.testing import check_codec
-from wsmanager.wire.codecs import JSONCodec, MessagePackCodec, fields_beyond_envelope
+from wsmanager.wire.codecs import OPAQUE, JSONCodec, MessagePackCodec, decode_json, fields_beyond_envelope
 
 JSON, MSGPACK = JSONCodec(), MessagePackCodec()
 CODECS: list[Codec] = [JSON, MSGPACK]
@@ -203,6 +203,22 @@ def test_the_last_of_equal_keys_wins() -> None:
     assert MSGPACK.decode(frame) == InboundMessage("b")
 
 
+# --- frames that are not the manager's own
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", [], {"a": [1.5, "ü"]}])
+def test_any_json_value_is_read_from_text_and_from_bytes(value: Any) -> None:
+    frame = msgspec.json.encode(value)
+    assert decode_json(frame) == decode_json(frame.decode()) == value
+
+
+@pytest.mark.parametrize("frame", ["{}", b"", '{"type":"x"}'])
+def test_an_opaque_connection_reads_nothing_and_writes_nothing(frame: Frame) -> None:
+    assert fault(OPAQUE, frame) == "opaque"
+    assert OPAQUE.encode({"type": "x"}) == ""
+    assert (OPAQUE.subprotocol, OPAQUE.transparent) == ("", False)
+
+
 # --- fields of the application's own
 
 
@@ -220,6 +236,7 @@ def test_fields_beyond_the_envelope_are_found() -> None:
         ('{"type":"x","more":' + "9" * 5_000 + "}", "bad_number"),
         (b"\x82\xa4type\xa1x\xa4more\x81\x01\x02", "bad_key"),
         (b"\x82\xa4type\xa1x\xa4more\xcb" + struct.pack(">d", math.nan), "bad_number"),
+        (b"\x82\xa4type\xa1x\xa4more\xd4\x05\x00", "bad_value"),
     ],
 )
 def test_fields_that_decoding_a_message_passes_over_are_refused_here(frame: Frame, code: str) -> None:

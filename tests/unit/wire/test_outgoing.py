@@ -12,9 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsmanager.errors import EncodeError
+from wsmanager.errors import ConfigurationError, EncodeError
 from wsmanager.messages import Delivery, MessagePriority
-from wsmanager.wire.codecs import JSONCodec, MessagePackCodec
+from wsmanager.protocols import Codec
+from wsmanager.wire.codecs import OPAQUE, JSONCodec, MessagePackCodec
+from wsmanager.wire.encodings import AS_GIVEN
+from wsmanager.wire.framing import wire_frame
 from wsmanager.wire.outgoing import OWN, Outgoing, prepare_event, prepare_own
 
 JSON, MSGPACK = JSONCodec(), MessagePackCodec()
@@ -57,6 +60,13 @@ def test_the_type_of_a_message_is_found_in_a_mapping_or_an_object(message: Any) 
 def test_a_message_without_a_text_type_is_refused(message: Any) -> None:
     with pytest.raises(EncodeError, match="type"):
         Outgoing(message).for_codec(JSON)
+
+
+def test_a_message_of_another_protocol_needs_no_type() -> None:
+    outgoing = Outgoing({"event": "note"})
+    assert outgoing.for_codec(AS_GIVEN).event["text"] == '{"event":"note"}'
+    assert outgoing.for_codec(AS_GIVEN).counted_as == "untyped"
+    assert outgoing.for_codec(OPAQUE).size == 0  # which never goes out
 
 
 def test_a_given_type_stands_for_the_messages_own() -> None:
@@ -115,6 +125,24 @@ def test_what_is_not_said_is_left_to_the_connection() -> None:
         5.0,
         3,
     )
+
+
+@pytest.mark.parametrize("priority", [*MessagePriority, *(priority.value for priority in MessagePriority)])
+def test_a_priority_may_be_given_by_its_value(priority: Any) -> None:
+    assert Outgoing({"type": "note"}, priority=priority).priority is MessagePriority(priority)
+
+
+def test_what_is_no_priority_is_refused_at_once() -> None:
+    with pytest.raises(ConfigurationError, match="priority must be a MessagePriority, not 'urgent'"):
+        Outgoing({"type": "note"}, priority="urgent")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("codec", [JSON, MSGPACK])
+def test_a_message_is_packed_as_one_frame_and_kept(codec: Codec) -> None:
+    prepared = Outgoing({"type": "note", "data": "ü"}).for_codec(codec)
+    packed = prepared.pack()
+    assert packed.plain == wire_frame(codec.encode({"type": "note", "data": "ü"})).plain
+    assert prepared.packed is packed
 
 
 def test_what_a_server_took_out_of_one_of_two_queues_waits_in_the_other() -> None:

@@ -79,6 +79,7 @@ def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.Monke
         ("MAX_DEPTH", "deep", "WSMANAGER_MAX_DEPTH: Expected `int`, got `str`"),
         ("MAX_DEPHT", "5", "WSMANAGER_MAX_DEPHT is no setting"),
         ("TIERS", "pro", "WSMANAGER_TIERS: Expected a JSON object"),
+        ("TIERS", '{"\udcff": {}}', "WSMANAGER_TIERS: Expected a JSON object"),
         ("TIERS", '{"pro": {"rate": 2}}', "WSMANAGER_TIERS: .*unknown field `rate`"),
     ],
 )

@@ -131,7 +131,7 @@ def _check_transparent(codec: Codec, frame: Frame, message: InboundMessage) -> N
 def _read(decode: Callable[..., InboundMessage], frame: Frame) -> str | None:
     try:
         return repr(decode(frame, type=InboundMessage))
-    except (ValueError, TypeError, RecursionError):
+    except Exception:  # whatever the decoder raises for a frame in another encoding
         return None
 
 
