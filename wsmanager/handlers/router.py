@@ -1,4 +1,4 @@
-"""Which handler takes a message."""
+"""Finds the handler of a message by its type."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["Route", "Router"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Route:
-    """A handler, and all that was found out about it."""
+    """A handler, its options, and what its signature says."""
 
     type: str
     handler: Callable[..., Any]
     is_async: bool
-    """Awaited; a synchronous handler runs in a worker thread."""
+    """True when the handler is awaited; a synchronous one runs in a worker thread."""
     takes_data: bool
     convert: Converter | None
-    """Applied to the message's data first; None when the handler takes it as it came, or not at all."""
+    """Converts the message's data; None when the handler takes it as it came, or not at all."""
     payload_type: Any
     """The annotation of the data; Any when there is none."""
     reply_type: Any
@@ -40,20 +40,22 @@ class Route:
     """In the order they run; the first fills the slot after `MESSAGE`, and so on."""
     call: Call
     direct: bool
-    """``await handler(conn, data)`` is all it takes; without the data when `takes_data` is false."""
+    """True when ``await handler(conn, data)`` runs it, or ``await handler(conn)`` if it takes no data."""
     restricted: bool
-    """Whether not everybody may send it."""
+    """True when scopes, features or `allow` decide who may send it."""
 
 
 class Router:
     """Finds the handler of a message type: the exact one, else the longest ``prefix.*``, else ``*``.
 
-    The manager's own types have none.
+    System messages, which the manager answers, have no handler.
     """
 
     def __init__(self, connection_type: type[Any], reserved: Container[str] = frozenset(SystemType)) -> None:
-        """`connection_type` is the annotation that asks for the connection; `reserved` are the types that
-        the manager answers itself."""
+        """Make a router whose handlers get the connection where they annotate `connection_type`.
+
+        `reserved` are the types that the manager answers itself.
+        """
         self._connection_type = connection_type
         self._reserved = reserved
         self._exact: dict[str, Route] = {}
@@ -62,15 +64,15 @@ class Router:
 
     @property
     def routes(self) -> tuple[Route, ...]:
-        """All routes in the order they are tried."""
+        """Return all routes in the order they are tried."""
         return (*self._exact.values(), *(route for _, route in self._wildcards))
 
     def find(self, type: str) -> Route | None:
-        """The route of a message type; None when no handler takes it."""
+        """Return the route of a message type; None when no handler takes it."""
         return self._exact.get(type) or self._find_wildcard(type)
 
     def _find_wildcard(self, type: str) -> Route | None:
-        if type in self._reserved:  # no client speaks in the manager's name
+        if type in self._reserved:  # else "*" would take messages that only the manager may send
             return None
         for prefix, route in self._wildcards:
             if type.startswith(prefix):

@@ -1,6 +1,6 @@
-"""What a handler asks for: what fills each of its parameters, and the dependencies that run before it.
+"""Reads the signature of a handler: what fills each parameter, and which dependencies run before it.
 
-All of it is found out when the handler is registered. Left per message are lookups.
+It is read once, when the handler is registered, so that a message takes lookups alone.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _EMPTY: Final = inspect.Parameter.empty
 class Provide:
     """Marks a parameter as filled by calling `dependency`: ``Annotated[Session, Provide(get_session)]``.
 
-    The dependency may be asynchronous or not, a class, or a generator, which is closed when the handler
-    has ended; it may have dependencies itself. With `use_cache` it runs once for a message, however many
-    ask for it.
+    The dependency may be a function, synchronous or not, a class, or a generator, which is closed when
+    the handler has ended. It may have dependencies itself. With `use_cache` it runs once for a message,
+    even if several parameters ask for it.
     """
 
     dependency: Callable[..., Any]
@@ -49,7 +49,7 @@ class Provide:
 
 
 class CallKind(enum.Enum):
-    """How a function is run."""
+    """Says how a function is run."""
 
     COROUTINE = enum.auto()
     THREAD = enum.auto()
@@ -57,7 +57,7 @@ class CallKind(enum.Enum):
     GENERATOR = enum.auto()
 
 
-# Slots for the values of one message: these three, then what each dependency gave.
+# Slots for the values of one message: these three, then the result of each dependency.
 CONNECTION: Final = 0
 DATA: Final = 1
 MESSAGE: Final = 2
@@ -69,7 +69,7 @@ class Call:
     """A function, and the slots of the values that are passed to it."""
 
     function: Callable[..., Any]
-    """Of a generator, what `contextlib` makes of it."""
+    """A generator is wrapped in a context manager."""
     kind: CallKind
     positional: tuple[int, ...]
     keywords: tuple[tuple[str, int], ...]
@@ -85,7 +85,10 @@ class _Planner:
         self._unfinished: list[Callable[..., Any]] = []
 
     def fill(self, function: Callable[..., Any], where: str, *roles: int) -> list[_Filled]:
-        """What fills each parameter. `roles` go, in order, to those that are not filled by their type."""
+        """Return the slot of each parameter, found by its type; the others get `roles`, in order.
+
+        Raises `ConfigurationError` for a parameter that nothing fills.
+        """
         parameters = self._parameters(function, where)
         slots = [self._slot_by_type(parameter, where) for parameter in parameters]
         open_roles = [role for role in roles if role not in slots]
@@ -114,9 +117,10 @@ class _Planner:
         ]
 
     def resolve(self, annotation: Any, function: Callable[..., Any], where: str) -> Any:
-        """`annotation` with the names in it looked up; Any when there is none.
+        """Return `annotation` with its names looked up; Any when there is none.
 
-        The connection and the message are known even where they are imported for type checkers only.
+        The types of connection and message are found even if they are imported for type checkers only.
+        Raises `ConfigurationError` for an annotation that cannot be evaluated.
         """
         if annotation is _EMPTY:
             return Any
@@ -170,7 +174,7 @@ class _Planner:
 
 
 def _namespace(function: Callable[..., Any]) -> dict[str, Any]:
-    """The globals among which the annotations of `function` were written."""
+    """Return the globals of the module in which `function` was written."""
     origin = _origin(function)
     if isinstance(origin, type):
         constructor = getattr(origin, "__init__", None)
@@ -179,7 +183,7 @@ def _namespace(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _origin(function: Any) -> Any:
-    """What partials and `functools.wraps` are around."""
+    """Return the function inside of partials and `functools.wraps`."""
     while True:
         if isinstance(function, functools.partial):
             function = function.func
@@ -190,7 +194,7 @@ def _origin(function: Any) -> Any:
 
 
 def _running_locals(scope: dict[str, Any]) -> dict[str, Any]:
-    """Names in functions of that module which run now: the types of a local handler are among them."""
+    """Return the local names of running functions of that module: a local handler may use types of theirs."""
     names: dict[str, Any] = {}
     frame = inspect.currentframe()
     while frame is not None:
@@ -201,13 +205,13 @@ def _running_locals(scope: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unpacked(annotation: Any) -> tuple[Any, ...]:
-    """The type, and what `Annotated` says besides."""
+    """Return the type, then the metadata of `Annotated`."""
     extras = getattr(annotation, "__metadata__", ())
     return (annotation.__origin__ if extras else annotation, *extras)
 
 
 def _is_marker(extra: object) -> bool:
-    """Whether it has the shape that FastAPI's `Depends` shares with `Provide`."""
+    """Tell whether it has the attributes that FastAPI's `Depends` shares with `Provide`."""
     return hasattr(extra, "dependency") and hasattr(extra, "use_cache") and not isinstance(extra, type)
 
 
@@ -223,6 +227,7 @@ def _call(function: Callable[..., Any], filled: Iterable[_Filled]) -> Call:
 
 
 def kind_of_call(function: Callable[..., Any]) -> CallKind:
+    """Return how `function`, or the ``__call__`` of an object, is run."""
     for candidate in (function, type(function).__call__):
         if inspect.iscoroutinefunction(candidate):
             return CallKind.COROUTINE
@@ -234,6 +239,7 @@ def kind_of_call(function: Callable[..., Any]) -> CallKind:
 
 
 def name_of(function: Any) -> str:
+    """Return the name of `function` for an error message."""
     origin = _origin(function)
     return getattr(origin, "__qualname__", type(origin).__qualname__)
 
@@ -243,7 +249,10 @@ def _refusal(where: str, parameter: inspect.Parameter, why: str) -> Configuratio
 
 
 def read_signature(handler: Callable[..., Any], where: str, connection_type: type[Any]) -> dict[str, Any]:
-    """The fields of `Route` that the handler itself tells."""
+    """Return the fields of `Route` that follow from the handler's signature.
+
+    Raises `ConfigurationError` for a handler that could not be called; `where` names it there.
+    """
     planner = _Planner(connection_type)
     filled = planner.fill(handler, where, CONNECTION, DATA)
     call = _call(handler, filled)
@@ -280,7 +289,7 @@ def _is_payload(annotation: Any) -> bool:
 
 
 def _data_converter(data: inspect.Parameter, where: str) -> Converter | None:
-    """The converter of a handler's data; a default stands for data that is absent."""
+    """Return the converter of a handler's data; it turns absent data into the parameter's default."""
     try:
         convert = payload_converter(data.annotation)
     except ConfigurationError as error:
