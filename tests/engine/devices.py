@@ -8,13 +8,18 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+import pytest
 from starlette.websockets import WebSocket
 
 from wsmanager import ALL, Connection, ConnectionManager, ConnectionStatus
 from wsmanager.connections.seams import NEGOTIATED
-from wsmanager.testing import Peer, connect
+from wsmanager.testing import DAPHNE, GRANIAN, HYPERCORN, UVICORN, Peer, connect
 
 JSON, MSGPACK = "wsmanager.v1.json", "wsmanager.v1.msgpack"
+SERVERS = [UVICORN, HYPERCORN, GRANIAN, DAPHNE]
+every_server = pytest.mark.parametrize("server", SERVERS, ids=["uvicorn", "hypercorn", "granian", "daphne"])
+SLOW: dict[str, Any] = {"window": 1, "stalled": True}
+"""A device that reads nothing: the server takes one frame for it, holds a second, and no more."""
 
 
 @asynccontextmanager
@@ -73,3 +78,15 @@ async def read_all(peer: Peer) -> list[Any]:
     peer.resume()
     await asyncio.sleep(0.5)
     return got(peer)
+
+
+async def congest(conn: Connection) -> None:
+    """Send until the server holds a frame; what comes next waits."""
+    while conn.congestion is None:
+        await conn.send(news("first"))
+        await asyncio.sleep(0.1)
+    assert conn.waiting == 1
+
+
+def drops(manager: ConnectionManager) -> dict[str, int]:
+    return {reason: count for reason, count in manager.get_analytics().drops.items() if count}

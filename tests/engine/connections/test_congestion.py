@@ -29,10 +29,7 @@ from wsmanager.decisions.breaker import BreakerState
 from wsmanager.errors import ConnectionClosed, EncodeError
 from wsmanager.messages import Delivery, DeliveryReport, HealthStatus, Pushed
 from wsmanager.testing import (
-    DAPHNE,
-    GRANIAN,
     HYPERCORN,
-    UVICORN,
     ConnectionLost,
     Peer,
     Server,
@@ -42,32 +39,28 @@ from wsmanager.testing import (
 from wsmanager.wire.codecs import JSONCodec
 
 from ..conftest import ByQuery, MakeManager
-from ..devices import adopted, decoded, got, news, online, read_all
+from ..devices import (
+    SERVERS,
+    SLOW,
+    adopted,
+    congest,
+    decoded,
+    drops,
+    every_server,
+    got,
+    news,
+    online,
+    read_all,
+)
 
 pytestmark = pytest.mark.anyio
 
 LOW, MEDIUM, HIGH, CRITICAL = MessagePriority
-SERVERS = [UVICORN, HYPERCORN, GRANIAN, DAPHNE]
-every_server = pytest.mark.parametrize("server", SERVERS, ids=["uvicorn", "hypercorn", "granian", "daphne"])
-SLOW: dict[str, Any] = {"window": 1, "stalled": True}
-"""A device that reads nothing: the server takes one frame for it, holds a second, and no more."""
-
-
-async def congest(conn: Connection) -> None:
-    """Send until the server holds a frame; what comes next waits."""
-    while conn.congestion is None:
-        await conn.send(news("first"))
-        await asyncio.sleep(0.1)
-    assert conn.waiting == 1
 
 
 def text(size: int) -> str:
     """Makes a message of `size` bytes, news included."""
     return "x" * (size - len('{"type":"news","data":""}'))
-
-
-def drops(manager: ConnectionManager) -> dict[str, int]:
-    return {reason: count for reason, count in manager.get_analytics().drops.items() if count}
 
 
 # --- idle

@@ -18,10 +18,7 @@ from wsmanager.errors import EncodeError
 from wsmanager.messages import Delivery, DeliveryReport
 from wsmanager.protocols import Enqueued
 from wsmanager.testing import (
-    DAPHNE,
     GRANIAN,
-    HYPERCORN,
-    UVICORN,
     ConnectionLost,
     Peer,
     Server,
@@ -32,15 +29,23 @@ from wsmanager.wire.codecs import JSONCodec
 
 from ...profiles import examples
 from ..conftest import ByQuery, MakeManager
-from ..devices import MSGPACK, decoded, got, news, online, read_all
+from ..devices import (
+    MSGPACK,
+    SERVERS,
+    SLOW,
+    congest,
+    decoded,
+    drops,
+    every_server,
+    got,
+    news,
+    online,
+    read_all,
+)
 
 pytestmark = pytest.mark.anyio
 
 LOW, MEDIUM, HIGH, CRITICAL = MessagePriority
-SERVERS = [UVICORN, HYPERCORN, GRANIAN, DAPHNE]
-every_server = pytest.mark.parametrize("server", SERVERS, ids=["uvicorn", "hypercorn", "granian", "daphne"])
-SLOW: dict[str, Any] = {"window": 1, "stalled": True}
-"""A device that reads nothing: the server takes one frame for it, holds a second, and no more."""
 
 
 async def send(manager: ConnectionManager, *data: Any, user: str = "ann", **options: Any) -> DeliveryReport:
@@ -53,17 +58,6 @@ async def send(manager: ConnectionManager, *data: Any, user: str = "ann", **opti
 
 def kept(manager: ConnectionManager) -> int:
     return manager.get_analytics().offline_messages
-
-
-def drops(manager: ConnectionManager) -> dict[str, int]:
-    return {reason: count for reason, count in manager.get_analytics().drops.items() if count}
-
-
-async def congest(conn: Connection) -> None:
-    """Send until the server holds a frame; what comes next waits."""
-    while conn.congestion is None:
-        await conn.send(news("first"))
-        await asyncio.sleep(0.1)
 
 
 # --- for who is away

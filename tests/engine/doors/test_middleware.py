@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tests.ends import closing_of
 from tests.engine.conftest import ByQuery, MakeManager, errors_logged
+from tests.engine.devices import SERVERS
 from wsmanager import (
     ConfigurationError,
     Connection,
@@ -30,10 +31,7 @@ from wsmanager import (
 )
 from wsmanager.errors import EncodeError
 from wsmanager.testing import (
-    DAPHNE,
     GRANIAN,
-    HYPERCORN,
-    UVICORN,
     HandshakeRefused,
     PeerClosed,
     Server,
@@ -45,7 +43,6 @@ from wsmanager.testing import (
 pytestmark = pytest.mark.anyio
 
 JSON, MSGPACK = "wsmanager.v1.json", "wsmanager.v1.msgpack"
-SERVERS = (UVICORN, HYPERCORN, GRANIAN, DAPHNE)
 ModeName = Literal["opaque", "json", "envelope"]
 MODES: tuple[ModeName, ...] = ("opaque", "json", "envelope")
 FOREIGN: tuple[ModeName, ...] = ("opaque", "json")

@@ -55,29 +55,28 @@ class Journal(list[str]):
 
     def asynchronous(self, name: str) -> Callable[[], AsyncIterator[str]]:
         async def dependency() -> AsyncIterator[str]:
-            self.append(f"open {name}")
-            try:
+            with self._life_of(name):
                 yield name
-            except BaseException as error:
-                self.append(f"{type(error).__name__} in {name}")
-                raise
-            finally:
-                self.append(f"close {name}")
 
         return dependency
 
     def synchronous(self, name: str) -> Callable[[], Iterator[str]]:
         def dependency() -> Iterator[str]:
-            self.append(f"open {name}")
-            try:
+            with self._life_of(name):
                 yield name
-            except BaseException as error:
-                self.append(f"{type(error).__name__} in {name}")
-                raise
-            finally:
-                self.append(f"close {name}")
 
         return dependency
+
+    @contextlib.contextmanager
+    def _life_of(self, name: str) -> Generator[None]:
+        self.append(f"open {name}")
+        try:
+            yield
+        except BaseException as error:
+            self.append(f"{type(error).__name__} in {name}")
+            raise
+        finally:
+            self.append(f"close {name}")
 
     def made_by(self, kind: str, name: str) -> Callable[[], Any]:
         return self.asynchronous(name) if kind == "async" else self.synchronous(name)
