@@ -130,7 +130,7 @@ class Registry(Generic[C]):
         if len(self.of_user(conn.key)) >= self._limit(max_per_user):
             raise ConnectionLimitReached("Too many connections of this user.", code="user_limit")
         self._check_tenant(conn.key.tenant)
-        self._insert(conn)
+        self._tell(conn.key, self._insert(conn), wanted=True)
 
     def rename(self, conn: C, id: str, key: UserKey, *, max_per_user: int | None = None) -> None:
         """Give a connecting `conn` another id or user, within the limits of that user; or refuse it and
@@ -143,26 +143,24 @@ class Registry(Generic[C]):
             raise ConnectionLimitReached("Too many connections of this user.", code="user_limit")
         if key.tenant != conn.key.tenant:
             self._check_tenant(key.tenant)
-        if key == conn.key:
-            del self._by_id[conn.id]
-            conn.id = id
-            self._by_id[id] = conn
-            return
-        self._forget(conn)
+        before, was_last = conn.key, self._forget(conn)
         conn.id, conn.key = id, key
-        self._insert(conn)
+        is_first = self._insert(conn)
+        if key != before:
+            self._tell(before, was_last, wanted=False)
+            self._tell(key, is_first, wanted=True)
 
     def _check_tenant(self, tenant: Tenant) -> None:
         if len(self._tenants.get(tenant, ())) >= self._max_per_tenant:
             raise ConnectionLimitReached("Too many connections of this tenant.", code="tenant_limit")
 
-    def _insert(self, conn: C) -> None:
+    def _insert(self, conn: C) -> bool:
+        """Put `conn` into every index but the rooms; True if it is the first of its user."""
         self._by_id[conn.id] = conn
         own = self.of_user(conn.key)
         self._users[conn.key] = (*own, conn) if own else conn
         self._tenants.setdefault(conn.key.tenant, {})[conn] = None
-        if not own and self.on_interest is not None:
-            self.on_interest(conn.key, True)
+        return not own
 
     def _limit(self, max_per_user: int | None) -> int:
         return self._max_per_user if max_per_user is None else max_per_user
@@ -178,7 +176,7 @@ class Registry(Generic[C]):
         if conn.status is not _OPEN:
             return self.remove(conn)
         conn.status = ConnectionStatus.DRAINING
-        self._forget(conn)
+        self._tell(conn.key, self._forget(conn), wanted=False)
         return True
 
     def remove(self, conn: C) -> bool:
@@ -187,10 +185,11 @@ class Registry(Generic[C]):
             return False
         conn.status = ConnectionStatus.CLOSED  # which any other may become
         if self._by_id.get(conn.id) is conn:
-            self._forget(conn)
+            self._tell(conn.key, self._forget(conn), wanted=False)
         return True
 
-    def _forget(self, conn: C) -> None:
+    def _forget(self, conn: C) -> bool:
+        """Take `conn` out of every index; True if it was the last of its user."""
         del self._by_id[conn.id]
         key = conn.key
         own = self._users[key]
@@ -205,8 +204,11 @@ class Registry(Generic[C]):
             del self._tenants[key.tenant]
         for room in tuple(conn.joined or ()):
             self.leave(conn, room)
-        if not left and self.on_interest is not None:
-            self.on_interest(key, False)
+        return not left
+
+    def _tell(self, key: UserKey | RoomKey, happened: bool, *, wanted: bool) -> None:
+        if happened and self.on_interest is not None:
+            self.on_interest(key, wanted)
 
     # --- rooms
 
@@ -226,10 +228,9 @@ class Registry(Generic[C]):
         members = self._rooms.get(key)
         if members is None:
             self._rooms[key] = {conn: None}
-            if self.on_interest is not None:
-                self.on_interest(key, True)
         else:
             members[conn] = None
+        self._tell(key, members is None, wanted=True)
         if self.on_membership is not None:
             self.on_membership(conn, room, True)
         return True
@@ -248,8 +249,7 @@ class Registry(Generic[C]):
             self.on_membership(conn, room, False)
         if not members:
             del self._rooms[key]
-            if self.on_interest is not None:
-                self.on_interest(key, False)
+        self._tell(key, not members, wanted=False)
         return True
 
     # --- queries; what they return is a snapshot wherever sending to it may change the index

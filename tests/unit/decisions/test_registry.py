@@ -277,6 +277,18 @@ class RegistryMachine(RuleBasedStateMachine):
         self.registry: Registry[Socket] = Registry(max_per_user=3, max_per_tenant=5, max_rooms=2)
         self.alive: list[Socket] = []
         self.ids = itertools.count()
+        self.wanted: set[UserKey | RoomKey] = set()
+        self.members: set[tuple[Socket, str]] = set()
+        self.registry.on_interest = self.be_told_of_interest
+        self.registry.on_membership = self.be_told_of_membership
+
+    def be_told_of_interest(self, key: UserKey | RoomKey, wanted: bool) -> None:
+        assert (key in self.wanted) is not wanted, "told once, and in turn"
+        (self.wanted.add if wanted else self.wanted.remove)(key)
+
+    def be_told_of_membership(self, conn: Socket, room: str, joined: bool) -> None:
+        assert ((conn, room) in self.members) is not joined
+        (self.members.add if joined else self.members.remove)((conn, room))
 
     @rule(target=sockets, user=USERS, tenant=TENANTS, open_it=st.booleans())
     def connect(self, user: str, tenant: Tenant, open_it: bool) -> Socket:
@@ -334,6 +346,12 @@ class RegistryMachine(RuleBasedStateMachine):
             assert set(registry.of_room(RoomKey(tenant, room))) == members
         for tenant in (None, "t"):
             assert set(registry.of_tenant(tenant)) == {conn for conn in alive if conn.key.tenant == tenant}
+
+    @invariant()
+    def what_it_told_is_what_there_is(self) -> None:
+        rooms = {RoomKey(conn.key.tenant, room) for conn in self.alive for room in conn.joined or ()}
+        assert self.wanted == {conn.key for conn in self.alive} | rooms
+        assert self.members == {(conn, room) for conn in self.alive for room in conn.joined or ()}
 
     @invariant()
     def nothing_is_left_behind(self) -> None:

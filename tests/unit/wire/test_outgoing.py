@@ -152,6 +152,8 @@ def test_what_a_server_took_out_of_one_of_two_queues_waits_in_the_other() -> Non
     prepared.queued()
     prepared.taken()
     assert (outgoing.waiting, outgoing.handed_over, prepared.is_wanted) == (1, True, True)
+    assert (prepared.priority, prepared.expires_at, prepared.key) == (None, None, None)
+    assert prepared.frame() is prepared.frame()
     assert prepared.left() is outgoing
     assert outgoing.waiting == 0
     assert not prepared.failed(OSError())
