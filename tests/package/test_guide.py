@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from wsmanager import Connection
+from wsmanager import Connection, ConnectionManager
 from wsmanager.connections.residents import Resident
 from wsmanager.testing import connect
 
@@ -48,7 +48,8 @@ async def test_a_resident_answers_a_type_of_its_own_and_adds_to_the_welcome() ->
 
 async def test_what_stands_round_a_handler_and_what_observes() -> None:
     names = run(GUIDE / "residents.md")
-    manager, closes = names["watched"], names["closes"]
+    manager: ConnectionManager = names["watched"]
+    closes = names["closes"]
 
     @manager.on("report", concurrent=True)
     async def report(conn: Connection) -> str:

@@ -114,9 +114,10 @@ class Connection:
         self.status = ConnectionStatus.CONNECTING
         self.joined: set[str] | None = None
         self.owner = owner
-        self.receive = receive
+        # Any for Receive and Send: pyright takes a function in a slot for a method.
+        self.receive: Any = receive
         """The server's own. Whoever is to be woken from it by a close is the `reader` meanwhile."""
-        self.send_raw = send
+        self.send_raw: Any = send
         """The server's own, for what is said before the connection is open and after its end."""
         self.direct = direct
         """The server's transport, where messages go past ASGI."""

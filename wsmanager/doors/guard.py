@@ -243,7 +243,7 @@ class GuardedSocket(SocketGuard):
         try:
             async with asyncio.timeout(self._engine.config.close_timeout):
                 while True:
-                    event = await self.conn.receive()
+                    event: Event = await self.conn.receive()
                     if event["type"] == "websocket.disconnect":
                         self.is_direct = True
                         return event

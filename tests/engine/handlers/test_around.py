@@ -134,7 +134,7 @@ async def test_one_that_breaks_when_it_is_told_harms_nobody(
     diary: list[Any] = []
 
     class Broken(Diary):
-        def after(self, *_: Any) -> None:
+        def after(self, conn: Connection, work: Work, reply: Any, error: BaseException | None) -> None:
             raise LookupError
 
     manager = managed(make_manager, diary)
