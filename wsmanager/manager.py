@@ -43,7 +43,7 @@ from .protocols import (
     Observer,
     RateLimiter,
 )
-from .wire.outgoing import Outgoing, size_of
+from .wire.outgoing import Outgoing
 
 __all__ = ["ConnectionManager"]
 
@@ -169,13 +169,7 @@ class ConnectionManager:
         A frame that came through the connection's own guarded ``receive`` is not checked twice. Errors
         are answered to the client and never raised here.
         """
-        dispatch = self.engine.dispatch
-        message = None if conn.guard is None else conn.guard.take_passed(raw)
-        if message is None:
-            rest = dispatch.handle(conn, raw)
-        else:
-            work = dispatch.assign(conn, message, size_of(raw))
-            rest = None if work is None else dispatch.start(conn, work)
+        rest = self.engine.dispatch.handle_received(conn, raw)
         if rest is not None:
             await rest
 

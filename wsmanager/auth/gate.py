@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..config import WebSocketConfig
-from ..decisions.breaker import CircuitBreaker
+from ..decisions.breaker import BreakerStatistics, CircuitBreaker
 from ..decisions.rate_limit import TokenBuckets
 from ..errors import (
     AuthenticationError,
@@ -184,6 +184,10 @@ class Gate:
             return (visitor.codec or self._encodings.default).decode(frame)
         except InvalidMessage:
             raise NotAuthenticated("The first message must hold the token.") from None
+
+    def figures(self) -> dict[str, BreakerStatistics]:
+        """Return how the breakers are of what it needs."""
+        return {"auth": self.breaker.statistics(now=self._clock())}
 
     def _check_names(self, identity: Identity) -> None:
         limit = self._config.max_name_length

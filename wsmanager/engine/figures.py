@@ -125,7 +125,7 @@ def analytics_of(engine: Engine) -> Analytics:
         limiter_keys=len(limiter) if isinstance(limiter, Sized) else 0,
         limiter_overflowed=getattr(limiter, "overflowed", 0),
         reported_patterns=dict(getattr(engine.parts.validator, "reports", {})),
-        breakers={"auth": engine.gate.breaker.statistics(now=now)},
+        breakers=engine.gate.figures(),
         tasks=engine.supervisor.figures(),
         errands=engine.supervisor.errands,
         **engine.heartbeat.figures(),

@@ -70,6 +70,14 @@ class Dispatch:
         work = self.assign(conn, message, size_of(frame))
         return None if work is None else self.start(conn, work)
 
+    def handle_received(self, conn: Connection, frame: Frame) -> Awaitable[None] | None:
+        """Handle a frame that a loop of the application's own received; its guard may have checked it."""
+        message = None if conn.guard is None else conn.guard.take_passed(frame)
+        if message is None:
+            return self.handle(conn, frame)
+        work = self.assign(conn, message, size_of(frame))
+        return None if work is None else self.start(conn, work)
+
     def admit(self, conn: Connection, frame: Frame) -> Work | None:
         """Return what there is to do for `frame`; None when it was answered here."""
         message = self._inspection.inspect(conn, frame)
