@@ -231,7 +231,8 @@ class Registry(Generic[C]):
                 self.on_interest(key, True)
         else:
             members[conn] = None
-        if self.on_membership is not None:
+        # Whoever was told of the room may have closed it meanwhile.
+        if self.on_membership is not None and conn.joined is not None and room in conn.joined:
             self.on_membership(conn, room, True)
         return True
 
@@ -247,7 +248,8 @@ class Registry(Generic[C]):
         del members[conn]
         if self.on_membership is not None:
             self.on_membership(conn, room, False)
-        if not members:
+        # Whoever was told may have brought another in, or the last one out.
+        if not members and self._rooms.get(key) is members:
             del self._rooms[key]
             if self.on_interest is not None:
                 self.on_interest(key, False)
