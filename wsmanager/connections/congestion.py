@@ -180,7 +180,6 @@ class Congestion:
             self._fail(error)
         else:
             # No await since nothing was found to wait: nothing can have slipped in.
-            self.drop_expired()
             self._tell_room()
             self._line.caught_up(self)
 
@@ -213,8 +212,9 @@ class Congestion:
         taken, self._in_hand = self._in_hand, self._take()
         if taken is not None:
             self._taken(taken)
-            if self._in_hand is None:
-                self._in_hand = self._take()  # what the owner had kept for it until now
+        if self._in_hand is None:
+            self.drop_expired()
+            self._in_hand = self._take()  # what the owner had kept for it until now, or says of what expired
         return self._in_hand
 
     def _taken(self, item: Waiting) -> None:

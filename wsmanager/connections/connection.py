@@ -367,9 +367,10 @@ class Connection:
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Flush what waits, say why, and close; that is done when this returns. Closing twice is no error,
         and the first code stands. Raises `ConfigurationError` for a code that no close frame may carry."""
+        congestion = self.congestion
         ending = decide(self, code, reason)
         if ending is not None:
-            await ending.carry_out(self)
+            await ending.carry_out(self, congestion)
         elif self.ending is not None:
             await self.ending.finished(self)
 

@@ -126,12 +126,16 @@ class Ending:
         self.done: asyncio.Future[None] | None = None
         """Done when it is carried out; made for whoever waits for that."""
 
-    async def carry_out(self, line: EndingLine) -> None:
-        """Let what waits go out, tell the client and close. A peer that takes too long is cut off."""
+    async def carry_out(self, line: EndingLine, congestion: Congestion | None) -> None:
+        """Let what waits go out, tell the client and close. A peer that takes too long is cut off.
+
+        `congestion` is that of the moment of the decision: where it was given up since, its last send may
+        still be on its way back.
+        """
         try:
             async with asyncio.timeout(line.owner.config.close_timeout):
-                if line.congestion is not None:
-                    await line.congestion.drained()
+                if congestion is not None:
+                    await congestion.drained()
                 if line.status is _DRAINING:
                     await self._say(line)
                     await _written(line)
@@ -279,12 +283,13 @@ def close_soon(
     Without `flush`, what waits is given up at once. The client is told the code `told` before the close
     frame, and to come back after `after_ms`.
     """
+    congestion = line.congestion
     ending = decide(line, code, reason, told=told, after_ms=after_ms)
     if ending is None:
         return
     if not flush:
         _abandon(line)
-    if line.owner.run_errand(ending.carry_out(line), "close") is None:
+    if line.owner.run_errand(ending.carry_out(line, congestion), "close") is None:
         end(line)
 
 

@@ -231,7 +231,8 @@ class Registry(Generic[C]):
         else:
             members[conn] = None
         self._tell(key, members is None, wanted=True)
-        if self.on_membership is not None:
+        # Whoever was told of the room may have closed it meanwhile.
+        if self.on_membership is not None and room in (conn.joined or ()):
             self.on_membership(conn, room, True)
         return True
 
@@ -247,9 +248,10 @@ class Registry(Generic[C]):
         del members[conn]
         if self.on_membership is not None:
             self.on_membership(conn, room, False)
-        if not members:
+        # Whoever was told may have brought another in, or the last one out.
+        if not members and self._rooms.get(key) is members:
             del self._rooms[key]
-        self._tell(key, not members, wanted=False)
+            self._tell(key, True, wanted=False)
         return True
 
     # --- queries; what they return is a snapshot wherever sending to it may change the index

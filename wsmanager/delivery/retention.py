@@ -46,8 +46,8 @@ class Retention:
         self._clock = clock
         self._journal = journal
         self._ttl = config.offline_ttl
-        # Users of connections that close and have not sent everything yet.
-        self._leaving: Counter[UserKey] = Counter()
+        # Connections that close and have not sent everything yet.
+        self._leaving: dict[UserKey, set[Connection]] = {}
         self._flushing: set[UserKey] = set()
         # The kept message that waits in the queue of a congested connection.
         self._turns: dict[Connection, Outgoing] = {}
@@ -193,14 +193,15 @@ class Retention:
 
     def leaving(self, conn: Connection) -> None:
         """Note that `conn` is open no more while messages still wait for it; `drained` follows."""
-        self._leaving[conn.key] += 1
+        self._leaving.setdefault(conn.key, set()).add(conn)
 
     def drained(self, conn: Connection) -> None:
         """Nothing waits for `conn` any more: go on with what is kept for its user."""
         self._turns.pop(conn, None)
-        if conn.status is not ConnectionStatus.OPEN:
-            self._leaving[conn.key] -= 1
-            if not self._leaving[conn.key]:
+        leaving = self._leaving.get(conn.key)
+        if leaving is not None:
+            leaving.discard(conn)  # unless it was dropped while others were told that it closes
+            if not leaving:
                 del self._leaving[conn.key]
         self.flush(conn.key)
 

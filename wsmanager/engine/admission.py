@@ -256,6 +256,7 @@ class Admission:
         self._registry.open(conn)
         self._encodings.in_use[conn.codec] += 1
         conn.weigh()
+        self._on_open(conn)
         self._replace_oldest(conn)
         if conn.flags & NEGOTIATED:
             more: dict[str, Any] = {}
@@ -263,8 +264,8 @@ class Admission:
                 more.update(ask(conn))
             conn.answer(welcome(self._welcome(conn), more))
         for opened in self.residents.opened:
-            opened(conn)
-        self._on_open(conn)
+            if conn.status is ConnectionStatus.OPEN:  # else its end was told already
+                opened(conn)
 
     def _welcome(self, conn: Connection) -> WelcomeData:
         heartbeat_ms = round(self._config.heartbeat_interval * 1000)

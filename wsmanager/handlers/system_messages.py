@@ -125,16 +125,35 @@ class SystemMessages:
 
     def _answer(self, answer: Answer, conn: Connection, message: InboundMessage) -> None:
         rest = answer(conn, message)
-        if rest is None:
-            return
-        task = conn.owner.run_errand(self._finish(conn, message, rest, self._pending.get(conn)), "answer")
+        if rest is not None:
+            self._in_turn(conn, message, lambda _: rest, rest)
+
+    def _in_turn(
+        self,
+        conn: Connection,
+        message: InboundMessage,
+        finish: Callable[[Any], Awaitable[None] | None],
+        rest: Any,
+        *,
+        asks: bool = False,
+    ) -> None:
+        """Call `finish`, and await what it returns, once the answers before it are through.
+
+        With `asks`, `rest` is what `finish` takes: where it is to be awaited, that begins at once. It is
+        closed if it comes to nothing.
+        """
+        before = self._pending.get(conn)
+        errand = self._finish(conn, message, finish, rest if asks else None, before)
+        task = conn.owner.run_errand(errand, "answer")
         if task is None:
             _close(rest)
             raise RuntimeError("too much is going on to answer")
         self._pending[conn] = task
-        task.add_done_callback(functools.partial(self._done, conn))
+        task.add_done_callback(functools.partial(self._done, conn, rest))
 
-    def _done(self, conn: Connection, task: asyncio.Task[Any]) -> None:
+    def _done(self, conn: Connection, rest: Any, task: asyncio.Task[Any]) -> None:
+        if task.cancelled():
+            _close(rest)
         if self._pending.get(conn) is task:
             del self._pending[conn]
 
@@ -142,17 +161,20 @@ class SystemMessages:
         self,
         conn: Connection,
         message: InboundMessage,
-        rest: Awaitable[None],
+        finish: Callable[[Any], Awaitable[None] | None],
+        asked: Any,
         before: asyncio.Task[Any] | None,
     ) -> None:
         try:
             try:
+                if inspect.isawaitable(asked):
+                    asked = await self._runs.run(asked)
+            finally:
                 if before is not None:
                     await asyncio.wait({before})
-            except BaseException:
-                _close(rest)
-                raise
-            await self._runs.run(rest)
+            rest = finish(asked)
+            if rest is not None:
+                await self._runs.run(rest)
         except (Exception, asyncio.CancelledError) as error:  # the authorizer's own too
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
@@ -172,18 +194,14 @@ class SystemMessages:
 
     # --- rooms that a client asks for
 
-    def _join(self, conn: Connection, message: InboundMessage) -> Awaitable[None] | None:
+    def _join(self, conn: Connection, message: InboundMessage) -> None:
         room = self._room_of(message)
         allowed = self._authorizer is not None and self._authorizer.may_join(conn, room)
+        finish = functools.partial(self._join_now, conn, message, room)
         if conn in self._pending or inspect.isawaitable(allowed):
-            return self._join_in_turn(conn, message, room, allowed)
-        self._join_now(conn, message, room, allowed)
-        return None
-
-    async def _join_in_turn(
-        self, conn: Connection, message: InboundMessage, room: str, allowed: bool | Awaitable[bool]
-    ) -> None:
-        self._join_now(conn, message, room, await allowed if inspect.isawaitable(allowed) else allowed)
+            self._in_turn(conn, message, finish, allowed, asks=True)
+        else:
+            finish(allowed)
 
     def _join_now(self, conn: Connection, message: InboundMessage, room: str, allowed: bool) -> None:
         if conn.status is not ConnectionStatus.OPEN:

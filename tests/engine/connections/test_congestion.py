@@ -926,6 +926,33 @@ async def test_a_close_without_a_flush_hands_back_at_once(make_manager: MakeMana
         assert conn.waiting == 0
 
 
+async def test_a_close_without_a_flush_waits_for_the_send_that_it_cancels(make_manager: MakeManager) -> None:
+    manager = make_manager(auth=ByQuery())
+    steps: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def tidy(event: Any) -> None:
+            if event.get("text") != '{"type":"news","data":0}':
+                steps.append(event["type"])
+                await send(event)
+                return
+            try:
+                await asyncio.sleep(1_000)
+            finally:
+                await asyncio.sleep(1)
+                steps.append("tidied up")
+
+        await manager.endpoint(scope, receive, tidy)
+
+    async with connect(app, query="user=ann", server=HYPERCORN) as peer:
+        (conn,) = manager.connections()
+        await manager.broadcast(news(0))
+        await asyncio.sleep(0.1)
+        conn.close_soon(4008, "slow", flush=False)
+        assert await peer.wait_closed(3) == (4008, "slow")
+        assert steps == ["websocket.accept", "tidied up", "websocket.send", "websocket.close"]
+
+
 async def test_a_peer_that_leaves_while_it_is_closed_is_not_spoken_to(make_manager: MakeManager) -> None:
     manager = make_manager(auth=ByQuery())
     async with online(manager, "ann", after_disconnect="runtimeerror", **SLOW) as (peer, conn):

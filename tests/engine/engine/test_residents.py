@@ -280,6 +280,113 @@ async def test_residents_sweep_with_the_heartbeat(make_manager: MakeManager) -> 
         assert 2 <= len(swept) <= 10
 
 
+# --- a resident acts in the middle of what it is told
+
+
+async def test_who_ends_another_as_one_leaves_a_room_leaves_nothing_behind(make_manager: MakeManager) -> None:
+    class Duel(Witness):
+        """Where one leaves, the other is sent away."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.players: list[Connection] = []
+
+        def joined(self, conn: Connection, room: str) -> None:
+            super().joined(conn, room)
+            self.players.append(conn)
+
+        def left(self, conn: Connection, room: str) -> None:
+            super().left(conn, room)
+            for other in self.players:
+                other.close_soon(4000, "over")
+
+    duel = Duel()
+    manager = make_manager(auth=ByQuery(), residents=[duel])
+    async with online(manager, "ann") as (_, ann), online(manager, "ben") as (_, ben):
+        await manager.join_session(ann, "duel")
+        await manager.join_session(ben, "duel")
+        await ann.close(4001, "bored")
+        await asyncio.sleep(1)
+        assert manager.get_analytics().closed == {4000: 1, 4001: 1}
+        assert manager.get_analytics().indexes["rooms"] == 0
+    assert duel.diary.count(("interest", "duel", False)) == 1
+
+
+async def test_one_that_is_closed_as_its_room_comes_to_be_has_not_joined(make_manager: MakeManager) -> None:
+    class Closed(Witness):
+        def interest(self, key: UserKey | RoomKey, *, wanted: bool) -> None:
+            super().interest(key, wanted=wanted)
+            if isinstance(key, RoomKey) and wanted:
+                for conn in manager.connections():
+                    conn.close_soon(4000, "no rooms today")
+
+    closed = Closed()
+    manager = make_manager(auth=ByQuery(), residents=[closed])
+    async with online(manager, "ann") as (_, ann):
+        await manager.join_session(ann, "hall")
+        await asyncio.sleep(1)
+    told = [step[0] for step in closed.diary if step[-1] in ("hall", True, False)]
+    assert told[-1] == "interest"
+    assert "joined" not in told[told.index("left") :]
+
+
+async def test_one_that_is_dropped_as_it_leaves_its_room_delays_nothing_kept(
+    make_manager: MakeManager,
+) -> None:
+    class Impatient(Witness):
+        def left(self, conn: Connection, room: str) -> None:
+            manager.engine.abandon(conn)
+
+    manager = make_manager(auth=ByQuery(), residents=[Impatient()])
+    async with online(manager, "ann", window=1_000, stalled=True) as (_, ann):
+        await manager.join_session(ann, "hall")
+        while ann.congestion is None:
+            await manager.broadcast({"type": "news", "data": "x" * 2_000})
+        ann.close_soon(4000, "now")
+    await manager.send_personal_message("ann", {"type": "kept"})
+    async with online(manager, "ann") as (peer, _):
+        assert (await peer.receive_json())["type"] == "kept"
+
+
+async def test_what_a_resident_says_of_messages_that_expired_arrives(make_manager: MakeManager) -> None:
+    class Sorry(Witness):
+        def given_up(self, conn: Connection, messages: Sequence[Outgoing], reason: str) -> Sequence[Outgoing]:
+            if reason == "expired":
+                conn.answer({"type": "sorry"})
+            return messages
+
+    manager = make_manager(auth=ByQuery(), residents=[Sorry()])
+    async with online(manager, "ann", window=1_000, stalled=True) as (peer, ann):
+        while ann.congestion is None:
+            await manager.broadcast({"type": "news", "data": "x" * 2_000})
+        await manager.broadcast({"type": "brief"}, ttl=0.5)
+        await asyncio.sleep(0.7)
+        peer.resume()
+        await asyncio.sleep(0.1)
+        assert peer.frames[-1] == '{"type":"sorry"}'
+
+
+async def test_a_client_that_is_gone_before_it_is_welcomed_was_opened_and_is_closed(
+    make_manager: MakeManager,
+) -> None:
+    witness, diary = Witness(), Diary()
+    manager = make_manager(auth=ByQuery(), residents=[witness], observer=diary)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def failing(event: Any) -> None:
+            if event["type"] == "websocket.send":
+                raise ConnectionResetError
+            await send(event)
+
+        await manager.endpoint({**scope, "extensions": {}}, receive, failing)
+
+    async with connect(app, query="user=ann", subprotocols=[JSON]):
+        await asyncio.sleep(1)
+    told = [seen.event for seen in diary.seen if seen.event.startswith("connection.")]
+    assert told == ["connection.opened", "connection.closed"]
+    assert witness.diary[-1] == ("gone", "ann")
+
+
 # --- system types
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable
 from typing import Any
 
@@ -260,6 +261,25 @@ async def test_pending_joins_of_one_connection_do_not_delay_those_of_another(
             await ann.send_json({"type": "session.join", "data": {"room": f"alice-{number}"}})
         await bob.send_json({"type": "session.join", "data": {"room": "bob-1"}, "id": 1})
         assert (await bob.receive_json(timeout=5.1))["type"] == "reply"
+
+
+async def test_an_authorizer_is_asked_for_all_rooms_at_once(make_manager: MakeManager) -> None:
+    class Slow:
+        async def may_join(self, conn: Connection, room: str) -> bool:
+            await asyncio.sleep(1)
+            return True
+
+        def may_publish(self, conn: Connection, room: str) -> bool:
+            return True
+
+    manager = make_manager(auth=ByQuery(), authorizer=Slow())
+    async with connect(manager.endpoint) as peer:
+        for number in range(10):
+            await peer.send_json({"type": "session.join", "data": {"room": f"{number}"}, "id": number})
+        await asyncio.sleep(1.5)
+        assert [json.loads(frame)["re"] for frame in peer.frames] == list(range(10))
+        (conn,) = manager.connections()
+        assert len(conn.rooms) == 10
 
 
 async def test_a_pending_join_neither_delays_handlers_nor_is_delayed_by_them(
