@@ -23,6 +23,7 @@ from wsmanager.errors import AuthenticationError, EncodeError, InvalidMessage
 from wsmanager.messages import InboundMessage, MessagePriority
 from wsmanager.protocols import Enqueued, Handshake, HealthSample, Identity, RateDecision
 from wsmanager.testing import (
+    ManualClock,
     check_authenticator,
     check_codec,
     check_health_scorer,
@@ -678,16 +679,15 @@ class SuspectsTheFrame(Validator):
 
 
 class TakesItsTime(Validator):
-    """As a pattern that tries anew from every sign it begins with."""
+    """As a pattern that tries anew from every sign it begins with, on a clock that nothing else moves."""
 
+    clock = ManualClock()
     exponent = 2.0
     seconds = 1.5e-10
 
     def look_at(self, text: str) -> None:
         if text.startswith("<<"):
-            until = time.perf_counter() + len(text) ** self.exponent * self.seconds
-            while time.perf_counter() < until:
-                pass
+            self.clock.advance(len(text) ** self.exponent * self.seconds)
 
 
 class IsSlowButLinear(TakesItsTime):
@@ -695,6 +695,12 @@ class IsSlowButLinear(TakesItsTime):
     seconds = 7e-7
 
 
+@pytest.fixture
+def _no_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsmanager.testing.contracts.message_validator._now", TakesItsTime.clock)
+
+
+@pytest.mark.usefixtures("_no_real_time")
 @pytest.mark.parametrize("factory", [Validator, SecurityValidator, IsSlowButLinear])
 def test_validators_that_keep_their_obligations_pass(factory: Any) -> None:
     check_message_validator(factory)
@@ -718,6 +724,7 @@ def test_validators_that_keep_their_obligations_pass(factory: Any) -> None:
         (TakesItsTime, "validation must take time linear in the size"),
     ],
 )
+@pytest.mark.usefixtures("_no_real_time")
 def test_a_broken_validator_is_told_its_obligation(broken: type[Validator], obligation: str) -> None:
     with pytest.raises(AssertionError, match=obligation):
         check_message_validator(broken)

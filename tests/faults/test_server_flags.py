@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 from typing import Any
 
@@ -54,10 +53,8 @@ def test_f08_fragments_of_one_byte_cost_little_memory_and_hold_nobody_up(ws: str
         attacker.send(frame(TEXT, b"a", fin=False))
         for _ in range(2):
             attacker.send(frame(CONTINUATION, b"a", fin=False) * (LARGEST // 4))
-            started = time.monotonic()
             other.send(frame(PING, b"?"))
-            assert other.receive(3) == b"\x8a\x01?"
-            assert time.monotonic() - started < 5.0
+            assert other.receive(3) == b"\x8a\x01?"  # before its socket has waited long enough
         attacker.send(frame(CONTINUATION, b"a", fin=False) * LARGEST)
         assert attacker.close_code() == 1009
         assert memory(server) - before < 16 * MIB

@@ -161,11 +161,9 @@ class Process:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
-    def wait(self, timeout: float) -> float:
-        """Seconds until it has ended."""
-        started = time.monotonic()
+    def wait(self, timeout: float) -> None:
+        """Return when it has ended. Raises `subprocess.TimeoutExpired`."""
         self.process.wait(timeout)
-        return time.monotonic() - started
 
     def kill(self) -> None:
         """End it and its workers at once."""

@@ -24,7 +24,16 @@ class Impatient(VirtualTimeLoop):
 
 
 class Patient(VirtualTimeLoop):
-    patience = 5.0
+    """Where it waits although nobody is at work, a test runs into its own timeout."""
+
+    patience = 3600.0
+
+
+class Slow(VirtualTimeLoop):
+    """Where it waits once, that is no matter; at each of hundreds of timers a test runs into its timeout."""
+
+    patience = 0.5
+    deadlock_after = 0.5
 
 
 def run(test: Callable[[], Awaitable[T]], loop: type[VirtualTimeLoop] = VirtualTimeLoop) -> T:
@@ -71,9 +80,7 @@ def test_an_hour_of_sleep_takes_no_time() -> None:
         await asyncio.sleep(3600)
         return now()
 
-    began = time.monotonic()
-    assert run(test) == 3600
-    assert time.monotonic() - began < 1
+    assert run(test) == 3600  # in real time the test would run into its own timeout
 
 
 def test_a_sleep_of_many_days_arrives_in_full() -> None:
@@ -165,9 +172,7 @@ def test_idle_threads_do_not_hold_the_clock(
         await in_thread(lambda: None)
         await asyncio.sleep(1)
 
-    began = time.monotonic()
     run(test, Patient)
-    assert time.monotonic() - began < 1
 
 
 def test_the_threads_of_another_loop_do_not_hold_the_clock() -> None:
@@ -178,9 +183,7 @@ def test_the_threads_of_another_loop_do_not_hold_the_clock() -> None:
 
     thread = threading.Thread(target=run, args=(other,), daemon=True)
     thread.start()
-    began = time.monotonic()
     run(lambda: asyncio.sleep(3600), Patient)
-    assert time.monotonic() - began < 1
     release.set()
     thread.join()
 
@@ -196,9 +199,7 @@ def test_a_stuck_thread_holds_the_clock_only_once() -> None:
         release.set()
         return now()
 
-    began = time.monotonic()
-    assert run(test, Impatient) == 3600
-    assert time.monotonic() - began < 360 * Impatient.patience
+    assert run(test, Slow) == 3600
 
 
 def test_a_socket_gets_time_to_answer() -> None:

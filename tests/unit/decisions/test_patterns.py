@@ -5,19 +5,21 @@ from __future__ import annotations
 import html
 import random
 import re
-import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsmanager.decisions import patterns
 from wsmanager.decisions.patterns import INJECTION, XSS, Pattern
 from wsmanager.decisions.validation import SecurityValidator
 from wsmanager.errors import SuspiciousMessage
 from wsmanager.messages import InboundMessage
 
 from ...profiles import examples
+from ...work import is_linear, work
 
 SAMPLES = {
     Pattern.XSS_SCRIPT: ["<script>alert(1)</script>", "<script src=//x>"],
@@ -271,18 +273,18 @@ BOMBS = [
 ]
 
 
-def seconds(text: str) -> float:
-    validator = SecurityValidator(block=(), report=XSS | INJECTION)
-    message, best = InboundMessage("t", text), float("inf")
-    for _ in range(3):
-        start = time.process_time()
-        validator.validate_message(message)
-        best = min(best, time.process_time() - start)
-    return best
-
-
 @pytest.mark.parametrize("unit", BOMBS)
-def test_time_grows_with_the_length_of_a_bomb_and_no_faster(unit: str) -> None:
+def test_work_grows_with_the_length_of_a_bomb_and_no_faster(unit: str) -> None:
+    validator = SecurityValidator(block=(), report=XSS | INJECTION)
     head, tail = '= <a $ &; "', "' or"
-    short, long = (head + unit * (size // len(unit)) + tail for size in (2_000, 16_000))
-    assert seconds(long) <= 3 * 8 * seconds(short)
+    short, long = (InboundMessage("t", head + unit * (size // len(unit)) + tail) for size in (1_000, 8_000))
+    once = work(partial(validator.validate_message, short))
+    assert once < work(partial(validator.validate_message, long)) < 10 * once
+
+
+EXPRESSIONS = {name: each for name, each in vars(patterns).items() if isinstance(each, re.Pattern)}
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_no_expression_looks_at_a_character_again_and_again(name: str) -> None:
+    assert is_linear(EXPRESSIONS[name])
