@@ -8,7 +8,7 @@ from typing import Any
 
 from ..decisions.analytics import MessageAnalytics
 from ..decisions.registry import Registry
-from ..messages import AllTenants, DeliveryReport, Pushed, RoomKey, Tenant, UserKey
+from ..messages import AllTenants, ConnectionStatus, DeliveryReport, Pushed, RoomKey, Tenant, UserKey
 from ..protocols import Clock, Codec
 from ..wire.encodings import Encodings
 from ..wire.outgoing import Outgoing, Prepared
@@ -129,12 +129,18 @@ class Sender:
                 outgoing.handed_over = True
                 tally.sent += count
                 self._analytics.record_sent(outgoing.type, count, prepared.size, now=self._clock())
+        if len(frames) > 1 and not outgoing.is_typed:
+            for conn in targets:
+                if conn.codec not in frames:
+                    tally.add(Pushed.OFFLINE, conn.id)
         return tally
 
     def _encode(self, outgoing: Outgoing, targets: Collection[Connection]) -> dict[Codec, Prepared]:
         """Write the message for every codec among the targets."""
         codecs: Collection[Codec] = self._encodings.in_use
-        if len(codecs) > 1:
+        if not outgoing.is_typed:  # which whoever is not open cannot mind
+            codecs = {conn.codec for conn in targets if conn.status is ConnectionStatus.OPEN}
+        elif len(codecs) > 1:
             codecs = {conn.codec for conn in targets}
         codecs = codecs or (self._encodings.for_nobody(typed=outgoing.is_typed),)
         return {codec: outgoing.for_codec(codec) for codec in codecs}
