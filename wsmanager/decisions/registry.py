@@ -232,7 +232,7 @@ class Registry(Generic[C]):
         else:
             members[conn] = None
         # Whoever was told of the room may have closed it meanwhile.
-        if self.on_membership is not None and conn.joined is not None and room in conn.joined:
+        if self.on_membership is not None and conn in self._rooms.get(key, ()):
             self.on_membership(conn, room, True)
         return True
 

@@ -14,6 +14,7 @@ from tests.engine.devices import online
 from wsmanager import (
     ConfigurationError,
     Connection,
+    EncodeError,
     InboundMessage,
     Refused,
     ReplyError,
@@ -23,9 +24,11 @@ from wsmanager import (
 from wsmanager.connections.residents import Resident
 from wsmanager.connections.seams import Waiting
 from wsmanager.engine.engine import Engine
+from wsmanager.handlers.around import Work
 from wsmanager.messages import Frame, RoomKey, UserKey
 from wsmanager.protocols import Seen
 from wsmanager.testing import HandshakeRefused, connect
+from wsmanager.wire.codecs import JSONCodec
 from wsmanager.wire.outgoing import Outgoing
 
 pytestmark = pytest.mark.anyio
@@ -385,6 +388,42 @@ async def test_a_client_that_is_gone_before_it_is_welcomed_was_opened_and_is_clo
     told = [seen.event for seen in diary.seen if seen.event.startswith("connection.")]
     assert told == ["connection.opened", "connection.closed"]
     assert witness.diary[-1] == ("gone", "ann")
+
+
+# --- what stands round handlers
+
+
+async def test_who_stands_round_a_handler_hears_of_its_end_whatever_the_codec_says(
+    make_manager: MakeManager,
+) -> None:
+    class Mute(JSONCodec):
+        """Has no words for an answer, not even for an error."""
+
+        def encode(self, message: Any) -> str:
+            raise EncodeError("no words")
+
+    class Brackets:
+        def __init__(self) -> None:
+            self.open = 0
+
+        def before(self, conn: Connection, work: Work) -> None:
+            self.open += 1
+
+        def after(self, conn: Connection, work: Work, reply: Any, error: BaseException | None) -> None:
+            self.open -= 1
+
+    manager, brackets = make_manager(auth=ByQuery(), codecs=(Mute(),)), Brackets()
+    manager.engine.dispatch.around = (brackets,)
+
+    @manager.on("x")
+    async def x(conn: Connection) -> int:
+        return 1
+
+    async with connect(manager.endpoint) as peer:
+        await peer.send_json({"type": "x", "id": 1})
+        await asyncio.sleep(1)
+        assert isinstance(peer.app_error, EncodeError)
+    assert brackets.open == 0
 
 
 # --- system types
