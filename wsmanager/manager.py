@@ -345,7 +345,7 @@ class ConnectionManager:
 
     def get_analytics(self) -> Analytics:
         """The manager's figures, as a value that msgspec encodes."""
-        return analytics_of(self.engine)
+        return analytics_of(self.engine, self._publisher.figures())
 
     # --- life
 

@@ -63,7 +63,7 @@ class Congestion:
     """Owns the order of one connection's frames until its peer has caught up.
 
     It begins with a frame that the server did not take at once; what comes meanwhile waits in a
-    `MessageQueue`. Guaranteed: every message leaves once, sent or told to the host as given up; an event
+    `MessageQueue`. Guaranteed: every message leaves once, sent or told to the owner as given up; an event
     of the application's own is sent, or who waits for it is told.
     """
 

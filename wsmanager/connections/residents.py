@@ -16,8 +16,8 @@ __all__ = ["Resident", "Residents"]
 class Resident:
     """Base of what lives in a manager beside its connections. Override what you need; the rest costs nothing.
 
-    Every method but `entering` is synchronous, runs in the middle of what happens and must neither block nor
-    wait. `name` is where its `figures` stand.
+    Every method but `entering` is synchronous and runs in the middle of what happens: it must neither block,
+    nor wait, nor raise. `name` is where its `figures` stand; without one they are not shown.
     """
 
     name: str = ""
@@ -43,7 +43,10 @@ class Resident:
         """Note that `conn` is in a room no more, by its own wish or because it ended."""
 
     def interest(self, key: UserKey | RoomKey, *, wanted: bool) -> None:
-        """Note that a user or room got its first connection here, or lost its last."""
+        """Note that a user or room got its first connection here, or lost its last.
+
+        It must end no connection and change no room: that is still being told of.
+        """
 
     def given_up(self, conn: Connection, messages: Sequence[Outgoing], reason: str) -> Sequence[Outgoing]:
         """Take care of messages that will not be sent on `conn`; return those that are lost for good."""
@@ -60,7 +63,8 @@ class Resident:
         """Note that nothing waits for `conn` any more."""
 
     def gone(self, conn: Connection) -> None:
-        """Note that `conn` has ended, or never opened. Called once."""
+        """Note that `conn` has ended, or never opened. Called once; what waited for it is told of afterwards,
+        by `given_up` and `drained`."""
 
     def sweep(self, now: float) -> None:
         """Drop what has expired; called every ``queue_cleanup_interval`` while anybody is connected."""

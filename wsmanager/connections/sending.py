@@ -8,17 +8,23 @@ from typing import Any
 
 from ..decisions.analytics import MessageAnalytics
 from ..decisions.registry import Registry
-from ..messages import AllTenants, DeliveryReport, Pushed, RoomKey, Tenant, UserKey
+from ..messages import AllTenants, ConnectionStatus, DeliveryReport, Pushed, RoomKey, Tenant, UserKey
 from ..protocols import Clock, Codec
+from ..wire.codecs import OPAQUE
 from ..wire.encodings import Encodings
 from ..wire.outgoing import Outgoing, Prepared
 from ..wire.stepping import Transport
 from .connection import Connection
 
-__all__ = ["Exclude", "Sender", "Tally", "ids_of"]
+__all__ = ["Exclude", "Sender", "Tally", "ids_of", "is_reachable"]
 
 Exclude = Connection | str | Iterable[Connection | str] | None
 """Connections, or ids of connections, that a send leaves out."""
+
+
+def is_reachable(conn: Connection) -> bool:
+    """True while what the application sends through the manager can be written to `conn`."""
+    return conn.status is ConnectionStatus.OPEN and conn.codec is not OPAQUE
 
 
 class Tally:
@@ -98,7 +104,9 @@ class Sender:
     def to_connection(self, connection_id: str, outgoing: Outgoing) -> DeliveryReport:
         """Send to one connection."""
         conn = self._registry.get(connection_id)
-        return self.push(() if conn is None else (conn,), outgoing, or_else=connection_id).report()
+        if conn is None:
+            return DeliveryReport(offline=1, failed=(connection_id,))
+        return self.push((conn,), outgoing).report()
 
     def fan_out(
         self, targets: Collection[Connection], outgoing: Outgoing, exclude: Exclude = None
@@ -131,12 +139,18 @@ class Sender:
                 outgoing.handed_over = True
                 tally.sent += count
                 self._analytics.record_sent(outgoing.type, count, prepared.size, now=self._clock())
+        if len(frames) > 1 and not outgoing.is_typed:
+            for conn in targets:
+                if conn.codec not in frames:
+                    tally.add(Pushed.OFFLINE, conn.id)
         return tally
 
     def _encode(self, outgoing: Outgoing, targets: Collection[Connection]) -> dict[Codec, Prepared]:
         """Write the message for every codec among the targets."""
         codecs: Collection[Codec] = self._encodings.in_use
-        if len(codecs) > 1:
+        if not outgoing.is_typed:  # which whoever is not open cannot mind
+            codecs = {conn.codec for conn in targets if conn.status is ConnectionStatus.OPEN}
+        elif len(codecs) > 1:
             codecs = {conn.codec for conn in targets}
         codecs = codecs or (self._encodings.for_nobody(typed=outgoing.is_typed),)
         return {codec: outgoing.for_codec(codec) for codec in codecs}

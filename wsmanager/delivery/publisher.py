@@ -13,12 +13,11 @@ from ..connections.appearances import Appearances
 from ..connections.connection import Connection
 from ..connections.residents import Resident
 from ..connections.seams import Waiting
-from ..connections.sending import Exclude, Sender, Tally, ids_of
+from ..connections.sending import Exclude, Sender, Tally, ids_of, is_reachable
 from ..decisions.registry import Registry
 from ..errors import ConfigurationError, Forbidden
 from ..messages import (
     AllTenants,
-    ConnectionStatus,
     Delivery,
     DeliveryReport,
     MessagePriority,
@@ -27,7 +26,6 @@ from ..messages import (
     Tenant,
     UserKey,
 )
-from ..wire.codecs import OPAQUE
 from ..wire.outgoing import Outgoing
 from .retention import Retention
 
@@ -39,8 +37,6 @@ class Publisher(Resident):
 
     Volatile messages go out at once. A durable one that nobody took is kept by the `Retention`.
     """
-
-    name = "delivery"
 
     def __init__(
         self,
@@ -149,10 +145,7 @@ class Publisher(Resident):
 
     def _is_reachable(self, key: UserKey) -> bool:
         """True if the user has an open connection that the manager may write to."""
-        return any(
-            conn.status is ConnectionStatus.OPEN and conn.codec is not OPAQUE
-            for conn in self._registry.of_user(key)
-        )
+        return any(map(is_reachable, self._registry.of_user(key)))
 
     # --- as a resident
 

@@ -11,13 +11,13 @@ import msgspec
 from ..config import WebSocketConfig
 from ..connections.connection import Connection
 from ..connections.seams import priority_of
+from ..connections.sending import is_reachable
 from ..decisions.analytics import MessageAnalytics
 from ..decisions.registry import Registry
 from ..errors import EncodeError
 from ..logs import Journal
 from ..messages import ConnectionStatus, Delivery, MessagePriority, Pushed, UserKey
 from ..protocols import Clock, Codec
-from ..wire.codecs import OPAQUE
 from ..wire.encodings import AS_GIVEN, Encodings
 from ..wire.outgoing import Outgoing, Prepared
 from .offline import Kept, OfflineMessages, StoredMessage
@@ -80,7 +80,7 @@ class Retention:
             return True
         is_full = False
         for conn in targets:
-            if _is_reachable(conn):
+            if is_reachable(conn):
                 if _has_room(conn, outgoing.for_codec(conn.codec).size):
                     return False
                 is_full = True
@@ -156,7 +156,7 @@ class Retention:
         ready = [
             conn
             for conn in self._registry.of_user(key)
-            if _is_reachable(conn) and not ((turn := self._turns.get(conn)) is not None and turn.waiting)
+            if is_reachable(conn) and not ((turn := self._turns.get(conn)) is not None and turn.waiting)
         ]
         return min(ready, key=lambda conn: conn.waiting, default=None)
 
@@ -221,10 +221,6 @@ class Retention:
             "offline_messages": self._offline.messages,
             "offline_bytes": self._offline.bytes_waiting,
         }
-
-
-def _is_reachable(conn: Connection) -> bool:
-    return conn.status is ConnectionStatus.OPEN and conn.codec is not OPAQUE
 
 
 def _has_room(conn: Connection, size: int) -> bool:

@@ -20,7 +20,7 @@ from ..connections.seams import Waiting
 from ..connections.sending import Sender
 from ..decisions.analytics import MessageAnalytics
 from ..decisions.registry import Registry
-from ..errors import FailureKind
+from ..errors import ConfigurationError, FailureKind
 from ..handlers.dispatch import Dispatch
 from ..handlers.faults import Faults
 from ..handlers.hooks import Hooks
@@ -149,7 +149,10 @@ class Engine:
         )
 
     def _settle(self, residents: Sequence[Resident]) -> None:
-        """Take in the residents, once and for all."""
+        """Take in the residents, once and for all. Raises `ConfigurationError` for two of one name."""
+        names = Counter(one.name for one in residents if one.name)
+        if taken := [name for name, count in names.items() if count > 1]:
+            raise ConfigurationError(f"residents= has two of the name {taken[0]!r}: give each its own")
         self.residents = self.admission.residents = Residents(residents)
         if self.residents.interest:
             self.registry.on_interest = self._on_interest

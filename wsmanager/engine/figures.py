@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sized
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -17,8 +17,6 @@ from .engine import Engine
 
 __all__ = ["Analytics", "ConnectionHealth", "UserHealth", "analytics_of", "health_of"]
 
-# The resident whose figures stand among the manager's own.
-_KEEPER: Final = "delivery"
 _SEVERITY = (HealthStatus.HEALTHY, HealthStatus.DEGRADED, HealthStatus.UNHEALTHY)
 
 
@@ -107,10 +105,9 @@ def _health_of(conn: Connection, now: float) -> ConnectionHealth:
     )
 
 
-def analytics_of(engine: Engine) -> Analytics:
-    """Collect everything that the parts of a manager count."""
-    residents = {one.name: one.figures() for one in engine.residents.all}
-    kept = residents.pop(_KEEPER)
+def analytics_of(engine: Engine, kept: Mapping[str, int]) -> Analytics:
+    """Collect everything that the parts of a manager count; `kept` is what waits for absent users."""
+    residents = {one.name: one.figures() for one in engine.residents.all if one.name}
     congested, limiter, now = engine.heartbeat.congested, engine.parts.limiter, engine.now()
     return Analytics(
         messages=engine.analytics.get_stats(now=now),

@@ -212,8 +212,10 @@ class Dispatch:
         self._fail(conn, error, work, self.around)
 
     def _fail(self, conn: Connection, error: BaseException, work: Work, around: Sequence[Around]) -> None:
-        self._faults.fail(conn, error, work.message, size=work.size)
-        tell(around, conn, work, error=error, broken=self._faults.broken)
+        try:
+            self._faults.fail(conn, error, work.message, size=work.size)
+        finally:  # a codec of the application's may have no words even for an error
+            tell(around, conn, work, error=error, broken=self._faults.broken)
 
     # --- what it takes
 

@@ -22,6 +22,8 @@ from .system_messages import SystemMessages
 __all__ = ["Inspection"]
 
 _OPEN: Final = ConnectionStatus.OPEN
+_FRAME: Final = InboundMessage("")
+"""Stands for a frame that is not read."""
 
 
 class Inspection:
@@ -160,9 +162,6 @@ class Inspection:
     def count(self, kind: str, *, size: int, error: str | None, now: float) -> None:
         """Count a frame whose handler, if it has one, is none of the manager's business."""
         self._analytics.record_message(kind, size=size, error=error, now=now)
-
-
-_FRAME: Final = InboundMessage("")
 
 
 def _too_many(retry_after_ms: int) -> RateLimited:

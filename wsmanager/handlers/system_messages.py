@@ -31,6 +31,8 @@ its turn: such answers of one connection take effect in the order of its message
 # As much of a frame as tells most system messages from all others.
 _TEXT_HEAD: Final = 13
 _BINARY_HEAD: Final = 9
+_SHORTEST: Final = 3
+"""Characters of a type that fill these."""
 
 
 class _System(msgspec.Struct, frozen=True):
@@ -90,6 +92,8 @@ class SystemMessages:
             raise ConfigurationError(
                 f"system type {type!r} must be 1 to 255 characters, none of them control"
             )
+        if cheap and len(type) < _SHORTEST:
+            raise ConfigurationError(f"system type {type!r}: a cheap one has {_SHORTEST} characters or more")
         if type in self._table:
             raise ConfigurationError(f"system type {type!r} is answered already")
         self._table[type] = _System(answer, max_bytes)

@@ -134,6 +134,30 @@ async def test_json_is_written_as_given_and_nothing_else_is(make_manager: MakeMa
         assert peer.frames == []
 
 
+async def test_what_needs_no_type_is_kept_whoever_else_is_there(make_manager: MakeManager) -> None:
+    manager, opens = make_manager(auth=ByQuery()), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await opens.wait()
+        await Echo()(scope, receive, send)
+
+    async def read_two() -> list[Any]:
+        async with connect(WebSocketMiddleware(app, manager, "json"), query="user=ann") as peer:
+            return [await peer.receive_json(), await peer.receive_json()]
+
+    async with connect(manager.endpoint, query="user=ben"):
+        WebSocketMiddleware(app, manager, "json")
+        absent = await manager.send_personal_message("ann", {"n": 1})
+        reading = asyncio.ensure_future(read_two())
+        await asyncio.sleep(1)
+        connecting = await manager.send_personal_message("ann", {"n": 2})
+        assert (absent.kept, connecting.kept) == (1, 1)
+        opens.set()
+        assert await reading == [{"n": 1}, {"n": 2}]
+        with pytest.raises(EncodeError):
+            await manager.send_personal_message("ben", {"n": 3})
+
+
 async def test_json_frames_reach_the_application_as_they_came(make_manager: MakeManager) -> None:
     manager, echo = make_manager(), Echo()
     frames: list[str | bytes] = ['{"type":"ping"}', " [1, 2.50 ] ", '"é"', "null", b'{"a" : 1}']

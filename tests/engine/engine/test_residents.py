@@ -14,6 +14,8 @@ from tests.engine.devices import online
 from wsmanager import (
     ConfigurationError,
     Connection,
+    ConnectionManager,
+    EncodeError,
     InboundMessage,
     Refused,
     ReplyError,
@@ -23,9 +25,11 @@ from wsmanager import (
 from wsmanager.connections.residents import Resident
 from wsmanager.connections.seams import Waiting
 from wsmanager.engine.engine import Engine
+from wsmanager.handlers.around import Work
 from wsmanager.messages import Frame, RoomKey, UserKey
 from wsmanager.protocols import Seen
 from wsmanager.testing import HandshakeRefused, connect
+from wsmanager.wire.codecs import JSONCodec
 from wsmanager.wire.outgoing import Outgoing
 
 pytestmark = pytest.mark.anyio
@@ -387,6 +391,42 @@ async def test_a_client_that_is_gone_before_it_is_welcomed_was_opened_and_is_clo
     assert witness.diary[-1] == ("gone", "ann")
 
 
+# --- what stands round handlers
+
+
+async def test_who_stands_round_a_handler_hears_of_its_end_whatever_the_codec_says(
+    make_manager: MakeManager,
+) -> None:
+    class Mute(JSONCodec):
+        """Has no words for an answer, not even for an error."""
+
+        def encode(self, message: Any) -> str:
+            raise EncodeError("no words")
+
+    class Brackets:
+        def __init__(self) -> None:
+            self.open = 0
+
+        def before(self, conn: Connection, work: Work) -> None:
+            self.open += 1
+
+        def after(self, conn: Connection, work: Work, reply: Any, error: BaseException | None) -> None:
+            self.open -= 1
+
+    manager, brackets = make_manager(auth=ByQuery(), codecs=(Mute(),)), Brackets()
+    manager.engine.dispatch.around = (brackets,)
+
+    @manager.on("x")
+    async def x(conn: Connection) -> int:
+        return 1
+
+    async with connect(manager.endpoint) as peer:
+        await peer.send_json({"type": "x", "id": 1})
+        await asyncio.sleep(1)
+        assert isinstance(peer.app_error, EncodeError)
+    assert brackets.open == 0
+
+
 # --- system types
 
 
@@ -500,3 +540,21 @@ async def test_an_observer_sees_what_the_log_says_and_its_faults_harm_nobody(
     assert {record.event for record in caplog.records} == {"observer.failed"}  # type: ignore[attr-defined]
     with pytest.raises(ConfigurationError, match="saw"):
         make_manager(observer=object())
+
+
+def test_two_residents_do_not_share_a_name() -> None:
+    with pytest.raises(ConfigurationError, match="'greeter'"):
+        ConnectionManager(residents=[Greeter, lambda _: Greeter.__new__(Greeter)])
+
+
+def test_a_cheap_type_is_long_enough_to_be_known_by_its_head() -> None:
+    system = ConnectionManager().engine.system
+    with pytest.raises(ConfigurationError, match="3 characters"):
+        system.register("ab", lambda conn, message: None)
+    system.register("ab", lambda conn, message: None, cheap=False)
+    system.register("abc", lambda conn, message: None)
+
+
+async def test_who_is_not_there_is_offline_whatever_was_to_be_sent(make_manager: MakeManager) -> None:
+    report = await make_manager().send_to_connection("nobody", {"no": "type"})
+    assert (report.offline, report.failed) == (1, ("nobody",))
