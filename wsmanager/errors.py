@@ -125,24 +125,29 @@ def require_close_code(code: object) -> int:
     raise ConfigurationError(f"a close code is 1000 to 1014 or 3000 to 4999, not {code!r}")
 
 
-# --- Replied: the client did something that it can mend; the connection lives.
+class _Told(WSManagerError):
+    """Told to the client by a code that it acts on, with a text for people."""
 
-
-class ReplyError(WSManagerError):
-    """Sent to the client as ``{"type": "error", "data": {"code", "message", ...}}``.
-
-    Handlers may raise it with a code of their own. ``message`` is shown to the client as it is.
-    """
-
-    kind = FailureKind.CLIENT
     default_code: ClassVar[str] = "error"
-    temporary: ClassVar[bool] = False
 
     def __init__(self, message: str, *, code: str | None = None, retry_after_ms: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
         self.retry_after_ms = retry_after_ms
+
+
+# --- Replied: the client did something that it can mend; the connection lives.
+
+
+class ReplyError(_Told):
+    """Sent to the client as ``{"type": "error", "data": {"code", "message", ...}}``.
+
+    Handlers may raise it with a code of their own. ``message`` is shown to the client as it is.
+    """
+
+    kind = FailureKind.CLIENT
+    temporary: ClassVar[bool] = False
 
 
 class InvalidMessage(ReplyError):
@@ -250,19 +255,13 @@ class Disconnect(WSManagerError):
 # --- Refusals: the handshake ends before there is a connection.
 
 
-class Refused(WSManagerError):
+class Refused(_Told):
     """The handshake is refused: an HTTP status where the server can send one, else a close code."""
 
     kind = FailureKind.CLIENT
     status: ClassVar[int] = 403
     close_code: ClassVar[CloseCode] = CloseCode.FORBIDDEN
-    default_code: ClassVar[str] = "refused"
-
-    def __init__(self, message: str, *, code: str | None = None, retry_after_ms: int | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.code = code or self.default_code
-        self.retry_after_ms = retry_after_ms
+    default_code = "refused"
 
 
 class AuthenticationError(Refused):

@@ -988,7 +988,7 @@ class Codec:
     def decode(self, frame: Any) -> Any:
         try:
             return msgspec.json.decode(frame, type=InboundMessage)
-        except (ValueError, RecursionError) as error:
+        except Exception as error:  # of a class that is a matter of msgspec's release
             return self.cannot_decode(frame, error)
 
     def cannot_decode(self, frame: Any, error: Exception) -> Any:

@@ -48,12 +48,19 @@ async def test_depends_is_understood_as_annotation_and_as_default(make_manager: 
 def _reads_a_header(token: str = fastapi.Header("")) -> None: ...
 
 
+def _limited() -> Any:
+    """`fastapi.Depends(get_url, max_concurrency=1)`, with releases that have no such option, too."""
+    marker = fastapi.Depends(get_url)
+    object.__setattr__(marker, "max_concurrency", 1)
+    return marker
+
+
 @pytest.mark.parametrize(
     ("marker", "why"),
     [
         (fastapi.Depends(_reads_a_header), "'token' asks for a part of an HTTP request"),
         (fastapi.Security(get_url, scopes=["admin"]), "asks for scopes="),
-        (fastapi.Depends(get_url, max_concurrency=1), "asks for max_concurrency="),
+        (_limited(), "asks for max_concurrency="),
         (fastapi.Header(), "asks for a part of an HTTP request"),
     ],
 )
