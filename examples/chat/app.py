@@ -237,7 +237,8 @@ async def login(request: Request) -> JSONResponse:
     """A token for whoever says a name. There is no password: this is a demo, and anybody may be anybody."""
     try:
         user = require_name(msgspec.json.decode(await request.body(), type=Login).user)
-    except (ValueError, RecursionError):  # no JSON, no name in it, no end of brackets
+    # No JSON, no name in it, no end of brackets. The errors of msgspec before 0.23 are no ValueErrors.
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return refusal("bad_request", 'Say who you are: {"user": "your name"}.')
     except ReplyError as error:
         return refusal(error.code, error.message)
