@@ -215,15 +215,12 @@ class SystemMessages:
         self._registry.join(conn, room)
         _confirm(conn, message, room)
 
-    def _leave(self, conn: Connection, message: InboundMessage) -> Awaitable[None] | None:
+    def _leave(self, conn: Connection, message: InboundMessage) -> None:
         room = self._room_of(message)
         if conn in self._pending:
-            return self._leave_in_turn(conn, message, room)
-        self._leave_now(conn, message, room)
-        return None
-
-    async def _leave_in_turn(self, conn: Connection, message: InboundMessage, room: str) -> None:
-        self._leave_now(conn, message, room)
+            self._in_turn(conn, message, lambda _: self._leave_now(conn, message, room), None)
+        else:
+            self._leave_now(conn, message, room)
 
     def _leave_now(self, conn: Connection, message: InboundMessage, room: str) -> None:
         self._registry.leave(conn, room)
