@@ -8,7 +8,7 @@ from typing import Any
 
 from ..decisions.analytics import MessageAnalytics
 from ..decisions.registry import Registry
-from ..messages import AllTenants, ConnectionStatus, DeliveryReport, Pushed, RoomKey, Tenant, UserKey
+from ..messages import AllTenants, ConnectionStatus, DeliveryReport, Pushed, RoomKey, Tenant
 from ..protocols import Clock, Codec
 from ..wire.codecs import OPAQUE
 from ..wire.encodings import Encodings
@@ -65,9 +65,9 @@ class Tally:
 
 
 class Sender:
-    """Reaches connections: everything that leaves for them ends in `fan_out` or `push`.
+    """Reaches connections: all that leaves for them ends in `fan_out`.
 
-    Nothing here waits, keeps or asks. A message that a codec in use cannot write reaches nobody: then
+    Nothing here waits, keeps or asks; what a user is promised beyond that is the `Publisher`'s. A message that a codec in use cannot write reaches nobody: then
     `EncodeError` is raised before anything was sent.
     """
 
@@ -86,35 +86,24 @@ class Sender:
         self._clock = clock
         self._max_ids = max_report_ids
 
-    def to_user(self, key: UserKey, outgoing: Outgoing, exclude: Exclude = None) -> DeliveryReport:
-        """Send to every connection of a user."""
-        targets = self._registry.of_user(key)
-        return self.push(targets, outgoing, ids_of(exclude), or_else=key.user_id).report()
-
     def to_room(self, key: RoomKey, outgoing: Outgoing, exclude: Exclude = None) -> DeliveryReport:
         """Send to every connection in a room."""
-        return self.fan_out(self._registry.of_room(key), outgoing, exclude)
+        return self.fan_out(self._registry.of_room(key), outgoing, ids_of(exclude)).report()
 
     def to_tenant(
         self, tenant: Tenant | AllTenants, outgoing: Outgoing, exclude: Exclude = None
     ) -> DeliveryReport:
         """Send to every connection of a tenant."""
-        return self.fan_out(self._registry.of_tenant(tenant), outgoing, exclude)
+        return self.fan_out(self._registry.of_tenant(tenant), outgoing, ids_of(exclude)).report()
 
     def to_connection(self, connection_id: str, outgoing: Outgoing) -> DeliveryReport:
         """Send to one connection."""
         conn = self._registry.get(connection_id)
         if conn is None:
             return DeliveryReport(offline=1, failed=(connection_id,))
-        return self.push((conn,), outgoing).report()
+        return self.fan_out((conn,), outgoing).report()
 
     def fan_out(
-        self, targets: Collection[Connection], outgoing: Outgoing, exclude: Exclude = None
-    ) -> DeliveryReport:
-        """Push one message to each target."""
-        return self.push(targets, outgoing, ids_of(exclude)).report()
-
-    def push(
         self,
         targets: Collection[Connection],
         outgoing: Outgoing,

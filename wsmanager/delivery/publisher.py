@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ..config import WebSocketConfig
 from ..connections.appearances import Appearances
@@ -30,6 +30,8 @@ from ..wire.outgoing import Outgoing
 from .retention import Retention
 
 __all__ = ["Publisher"]
+
+_VOLATILE: Final = Delivery.VOLATILE
 
 
 class Publisher(Resident):
@@ -69,7 +71,8 @@ class Publisher(Resident):
 
         Raises `Forbidden` when the client may not publish there.
         """
-        _require_volatile(outgoing)
+        if outgoing.delivery is not _VOLATILE:
+            raise _not_volatile(outgoing)
         if author is not None:
             key = RoomKey(author.tenant, key.room)
             if not await self._may_publish(author, key.room):
@@ -80,7 +83,8 @@ class Publisher(Resident):
         self, tenant: Tenant | AllTenants, outgoing: Outgoing, *, exclude: Exclude = None
     ) -> DeliveryReport:
         """Publish to everybody of a tenant."""
-        _require_volatile(outgoing)
+        if outgoing.delivery is not _VOLATILE:
+            raise _not_volatile(outgoing)
         return self._sender.to_tenant(tenant, outgoing, exclude)
 
     def to_connection(self, connection_id: str, outgoing: Outgoing) -> DeliveryReport:
@@ -137,7 +141,7 @@ class Publisher(Resident):
         targets = self._registry.of_user(key)
         if targets and not skip and self._retention.must_wait(key, outgoing, targets):
             return Tally(self._config.max_report_ids)
-        return self._sender.push(targets, outgoing, skip, or_else=key.user_id)
+        return self._sender.fan_out(targets, outgoing, skip, or_else=key.user_id)
 
     async def _appearance(self, key: UserKey, timeout: float) -> None:
         if not await self._appearances.wait_for(key, timeout):
@@ -173,8 +177,7 @@ class Publisher(Resident):
         return self._retention.figures()
 
 
-def _require_volatile(outgoing: Outgoing) -> None:
-    if outgoing.delivery is not Delivery.VOLATILE:
-        raise ConfigurationError(
-            f"{outgoing.delivery} delivery is for personal messages; rooms and broadcasts are volatile"
-        )
+def _not_volatile(outgoing: Outgoing) -> ConfigurationError:
+    return ConfigurationError(
+        f"{outgoing.delivery} delivery is for personal messages; rooms and broadcasts are volatile"
+    )
