@@ -67,8 +67,8 @@ class Tally:
 class Sender:
     """Reaches connections: all that leaves for them ends in `fan_out`.
 
-    Nothing here waits, keeps or asks; what a user is promised beyond that is the `Publisher`'s. A message that a codec in use cannot write reaches nobody: then
-    `EncodeError` is raised before anything was sent.
+    Nothing here waits, keeps or asks; what is promised beyond that is the publisher's. A message that a codec
+    in use cannot write reaches nobody: then `EncodeError` is raised before anything was sent.
     """
 
     def __init__(
