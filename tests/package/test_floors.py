@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,14 @@ def imports_of(path: Path) -> set[str]:
 def test_every_room_has_a_floor() -> None:
     assert {room_of(path) for path in MODULES} == set(FLOOR_OF)
     assert set(FLOOR_OF) >= FACE
+
+
+def test_the_guide_shows_the_rooms_from_the_ground_up() -> None:
+    guide = (PACKAGE.parent / "examples" / "guide" / "inside.md").read_text()
+    shown = re.findall(r"^\| `(\w+)/` \|", guide, re.MULTILINE)
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert set(shown) == folders
+    assert [FLOOR_OF[room] for room in shown] == sorted(FLOOR_OF[room] for room in shown)
 
 
 def test_the_root_holds_the_face_and_the_words_alone() -> None:
