@@ -155,7 +155,6 @@ class Publisher(Resident):
 
     def opened(self, conn: Connection) -> None:
         self._retention.flush(conn.key)
-        self._appearances.appeared(conn.key)
 
     def handed_over(self, conn: Connection, item: Waiting) -> None:
         del item

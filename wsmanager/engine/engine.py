@@ -173,6 +173,7 @@ class Engine:
         return (*self.registry, *self._leaving)
 
     def _on_open(self, conn: Connection) -> None:
+        self.appearances.appeared(conn.key)
         if self.journal.observer is not None:
             self.journal.show("connection.opened", connection=conn.id, user=conn.user_id, tenant=conn.tenant)
         if self.supervisor.keep_alive("heartbeat", self.heartbeat.run):
