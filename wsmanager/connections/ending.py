@@ -38,7 +38,6 @@ __all__ = [
     "cut_off",
     "decide",
     "end",
-    "end_event",
     "is_heard",
     "let_go",
     "peer_failed",
@@ -126,6 +125,10 @@ class Ending:
         self.done: asyncio.Future[None] | None = None
         """Done when it is carried out; made for whoever waits for that."""
 
+    def event(self) -> Event:
+        """Return the event that tells an application of an end of ours."""
+        return {"type": "websocket.disconnect", "code": self.code, "reason": self.reason}
+
     async def carry_out(self, line: EndingLine, congestion: Congestion | None) -> None:
         """Let what waits go out, tell the client and close. A peer that takes too long is cut off.
 
@@ -151,7 +154,7 @@ class Ending:
         if line.is_spoken_to:
             with suppress(EncodeError):  # a codec of the application's may have no words for it
                 frame = line.codec.encode(disconnect(self.told, self.reason, after_ms=self.after_ms))
-                key = "text" if isinstance(frame, str) else "bytes"
+                key = "text" if isinstance(frame, str) else "bytes"  # as `prepare_event`, which is a room away
                 await line.send_raw({"type": "websocket.send", key: frame})
         # Nobody may wait for the server any more: granian sends no close while somebody does.
         reader, line.reader = line.reader, None
@@ -252,8 +255,7 @@ def end(line: EndingLine) -> None:
         if line.direct is not None:
             line.direct.listen(None)
         line.owner.leave(line, _CLOSED)
-        if line.congestion is not None:
-            _abandon(line)
+        _abandon(line)
         if ending.done is not None:
             ending.done.set_result(None)
         if line.reader is not None:
@@ -309,17 +311,12 @@ def woken(line: EndingLine, since: int = 0) -> Event:
     The task had been cancelled `since` times before, and had not minded.
     """
     task, ending = asyncio.current_task(), line.ending
-    is_end = ending is not None and (ending.woken is task or (line.status is _CLOSED and task is line.reader))
-    if not is_end or task is None or task.uncancel() > since:
+    if ending is None or task is None:
         raise asyncio.CancelledError
-    return end_event(line)
-
-
-def end_event(line: EndingLine) -> Event:
-    """Return the event that tells an application of an end of ours."""
-    ending = line.ending
-    code, reason = (_LOST, "") if ending is None else (ending.code, ending.reason)
-    return {"type": "websocket.disconnect", "code": code, "reason": reason}
+    is_end = ending.woken is task or (line.status is _CLOSED and task is line.reader)
+    if not is_end or task.uncancel() > since:
+        raise asyncio.CancelledError
+    return ending.event()
 
 
 # --- closes that are no decision of the manager's

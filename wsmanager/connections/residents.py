@@ -74,7 +74,7 @@ class Resident:
         return {}
 
 
-_ALL: Final = [name for name, value in vars(Resident).items() if callable(value)]
+_TOLD: Final = [name for name, value in vars(Resident).items() if callable(value) and name != "figures"]
 
 
 class Residents:
@@ -93,10 +93,9 @@ class Residents:
     drained: tuple[Callable[[Connection], None], ...]
     gone: tuple[Callable[[Connection], None], ...]
     sweep: tuple[Callable[[float], None], ...]
-    figures: tuple[Callable[[], Mapping[str, Any]], ...]
 
     def __init__(self, residents: Iterable[Resident] = ()) -> None:
         self.all = tuple(residents)
-        for name in _ALL:
+        for name in _TOLD:
             own = [one for one in self.all if getattr(type(one), name) is not getattr(Resident, name)]
             setattr(self, name, tuple(getattr(one, name) for one in own))

@@ -108,15 +108,10 @@ class Sender:
         targets: Collection[Connection],
         outgoing: Outgoing,
         skip: frozenset[str] = frozenset(),
-        *,
-        or_else: str | None = None,
     ) -> Tally:
-        """Push one message to each target but those with an id in `skip`, and count. Without any target,
-        `or_else` is counted as offline."""
+        """Push one message to each target but those with an id in `skip`, and count."""
         tally = Tally(self._max_ids)
         frames = self._encode(outgoing, targets)
-        if not targets and or_else is not None:
-            tally.add(Pushed.OFFLINE, or_else)
         if skip:
             targets = [conn for conn in targets if conn.id not in skip]
         for codec, prepared in frames.items():

@@ -141,7 +141,10 @@ class Publisher(Resident):
         targets = self._registry.of_user(key)
         if targets and not skip and self._retention.must_wait(key, outgoing, targets):
             return Tally(self._config.max_report_ids)
-        return self._sender.fan_out(targets, outgoing, skip, or_else=key.user_id)
+        tally = self._sender.fan_out(targets, outgoing, skip)
+        if not targets:
+            tally.add(Pushed.OFFLINE, key.user_id)
+        return tally
 
     async def _appearance(self, key: UserKey, timeout: float) -> None:
         if not await self._appearances.wait_for(key, timeout):

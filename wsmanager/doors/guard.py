@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ..auth.visitors import Visitor
 from ..connections.connection import Connection
-from ..connections.ending import By, close_for_application, end, end_event, peer_left, woken
+from ..connections.ending import By, close_for_application, end, peer_left, woken
 from ..connections.read_ahead import Item, ReadAhead
 from ..connections.seams import NEGOTIATED, WATCHED
 from ..engine.engine import Engine
@@ -89,10 +89,10 @@ class SocketGuard:
 
     def _at_hand(self) -> Event | None:
         """What the server need not be asked for."""
-        conn = self.conn
-        ending = conn.ending
-        is_over = conn.status is ConnectionStatus.CLOSED or (ending is not None and ending.is_hushed)
-        return end_event(conn) if is_over else None
+        ending = self.conn.ending
+        if ending is None or not (ending.is_hushed or self.conn.status is ConnectionStatus.CLOSED):
+            return None
+        return ending.event()
 
     @property
     def is_ending(self) -> bool:
