@@ -34,7 +34,8 @@ NEWS = {"type": "news", "data": "all work and no play " * 100}
 @contextlib.asynccontextmanager
 async def serving(app: Any, ws: Any = WebSocketProtocol, **options: Any) -> AsyncGenerator[str]:
     """The address of a uvicorn of this process."""
-    config = uvicorn.Config(app, port=0, ws=ws, log_level="warning", lifespan="off", **options)
+    # The loggers stay as they are: other tests of this process read them.
+    config = uvicorn.Config(app, port=0, ws=ws, log_config=None, lifespan="off", **options)
     server = uvicorn.Server(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(pytest.MonkeyPatch.context()).setattr(

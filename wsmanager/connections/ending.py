@@ -154,7 +154,7 @@ class Ending:
         if line.is_spoken_to:
             with suppress(EncodeError):  # a codec of the application's may have no words for it
                 frame = line.codec.encode(disconnect(self.told, self.reason, after_ms=self.after_ms))
-                key = "text" if isinstance(frame, str) else "bytes"  # as `prepare_event`, which is a room away
+                key = "text" if isinstance(frame, str) else "bytes"  # as `prepare_event` has it
                 await line.send_raw({"type": "websocket.send", key: frame})
         # Nobody may wait for the server any more: granian sends no close while somebody does.
         reader, line.reader = line.reader, None
